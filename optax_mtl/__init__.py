@@ -1,0 +1,63 @@
+"""Multi-task optimization as composable optax gradient transformations."""
+
+from types import MappingProxyType as _MappingProxyType
+
+from optax_mtl import metrics, pareto, solvers
+from optax_mtl._base import METHODS as _METHODS
+from optax_mtl._base import MethodInfo
+from optax_mtl._sources import (
+  value_and_representation_grads,
+  value_and_task_batch_grads,
+  value_and_task_grads,
+)
+from optax_mtl._task_gradients import TaskGradients
+from optax_mtl.methods.dtp import dtp
+from optax_mtl.methods.dwa import dwa
+from optax_mtl.methods.equal import equal_weighting
+from optax_mtl.methods.fixed import fixed_weighting
+from optax_mtl.methods.gradnorm import gradnorm
+from optax_mtl.methods.mgda import mgda
+from optax_mtl.methods.uncertainty import (
+  uncertainty_loss,
+  uncertainty_weighting,
+)
+from optax_mtl.pareto.pareto_mtl import pareto_mtl
+from optax_mtl.wrappers import (
+  accumulate,
+  per_task,
+  refresh_every,
+  skip_nonfinite,
+  track_conflicts,
+)
+
+__version__ = "0.1.0"
+
+#: Method name -> the function that builds it. What is known about a method
+#: besides how it computes is its `info`, a `MethodInfo`.
+METHODS = _MappingProxyType(dict(sorted(_METHODS.items())))
+
+__all__ = [
+  "METHODS",
+  "MethodInfo",
+  "TaskGradients",
+  "accumulate",
+  "dtp",
+  "dwa",
+  "equal_weighting",
+  "fixed_weighting",
+  "gradnorm",
+  "metrics",
+  "mgda",
+  "pareto",
+  "pareto_mtl",
+  "per_task",
+  "refresh_every",
+  "skip_nonfinite",
+  "solvers",
+  "track_conflicts",
+  "uncertainty_loss",
+  "uncertainty_weighting",
+  "value_and_representation_grads",
+  "value_and_task_batch_grads",
+  "value_and_task_grads",
+]

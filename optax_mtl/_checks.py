@@ -1,0 +1,252 @@
+"""Checks made while tracing, and the messages that teach."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_mtl._dtypes import solver_dtype
+
+_UPDATE_HINT = (
+  "A method takes a tree whose leaves are [num_tasks, *param.shape], as "
+  "`optax_mtl.value_and_task_grads` returns it, and has to come first in the "
+  "chain. To accumulate such trees over several batches use "
+  "`optax_mtl.accumulate` instead of `optax.MultiSteps`; to skip steps that "
+  "are not finite use `optax_mtl.skip_nonfinite` instead of "
+  "`optax.apply_if_finite`; to precondition each task use "
+  "`optax_mtl.per_task`."
+)
+
+
+def is_python_number(value: Any) -> bool:
+  """True where a check may look at the value: hyperparameters can be traced."""
+  return isinstance(value, (bool, int, float, np.number))
+
+
+def check_num_tasks(num_tasks: Any) -> int:
+  """Returns `num_tasks` as an int, or raises."""
+  if isinstance(num_tasks, jax.Array) or not isinstance(
+    num_tasks, (int, np.integer)
+  ):
+    raise TypeError(
+      f"num_tasks must be a Python int, got {type(num_tasks).__name__}. It "
+      "fixes shapes, so it cannot be traced: under `optax.inject_hyperparams` "
+      "pass static_args=('num_tasks',)."
+    )
+  if num_tasks < 1:
+    raise ValueError(f"num_tasks must be at least 1, got {num_tasks}.")
+  return int(num_tasks)
+
+
+def check_range(
+  name: str,
+  value: Any,
+  low: float = -np.inf,
+  high: float = np.inf,
+  *,
+  open_low: bool = False,
+  open_high: bool = False,
+) -> None:
+  """Raises if a Python number lies outside an interval; tracers pass."""
+  if not is_python_number(value):
+    return
+  above = value > low if open_low else value >= low
+  below = value < high if open_high else value <= high
+  if not (above and below):
+    interval = (
+      f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    )
+    raise ValueError(f"{name} must lie in {interval}, got {value}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+  """Raises unless the value is one of the choices."""
+  if value not in choices:
+    raise ValueError(
+      f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}."
+    )
+
+
+def stack_scalars(value: Any, name: str) -> jax.Array:
+  """One array [T] from an array [T], a sequence or a dict of scalars.
+
+  A dict is read in the order in which JAX flattens it, that is by sorted key:
+  the order that a dict returned from a jitted function has anyway.
+
+  Args:
+    value: Array [T], sequence of scalars, or mapping from name to scalar.
+    name: What to call it in an error.
+
+  Returns:
+    The array [T], in the inputs' highest dtype.
+
+  Raises:
+    TypeError: It is None, or holds something that is not a number.
+    ValueError: It is a scalar or has more than one axis, or a member of the
+      sequence or mapping is not a scalar.
+  """
+  if isinstance(value, Mapping):
+    members = [(f"{name}[{key!r}]", value[key]) for key in sorted(value)]
+  elif isinstance(value, (list, tuple)):
+    members = [(f"{name}[{i}]", member) for i, member in enumerate(value)]
+  else:
+    try:
+      array = jnp.asarray(value)
+    except TypeError as error:
+      raise TypeError(
+        f"{name} must be an array [num_tasks], a sequence or a dict of "
+        f"scalars, got {type(value).__name__}."
+      ) from error
+    if array.ndim != 1:
+      raise ValueError(
+        f"{name} must have shape [num_tasks], got {list(array.shape)}. Reduce "
+        "each task's loss to a scalar and stack the scalars."
+        if name == "losses"
+        else f"{name} must have shape [num_tasks], got {list(array.shape)}."
+      )
+    return array
+  if not members:
+    raise ValueError(f"{name} is empty: there must be one scalar per task.")
+  arrays = []
+  for label, member in members:
+    try:
+      arrays.append(jnp.asarray(member))
+    except TypeError as error:
+      raise TypeError(
+        f"{label} must be a scalar, got {type(member).__name__}."
+      ) from error
+    if arrays[-1].ndim:
+      raise ValueError(
+        f"{label} must be a scalar, got shape {list(arrays[-1].shape)}. "
+        "Reduce it, for instance with its mean."
+      )
+  # Promoted by hand, since strict promotion refuses to mix dtypes.
+  dtype = arrays[0].dtype
+  for array in arrays[1:]:
+    with jax.numpy_dtype_promotion("standard"):
+      dtype = jnp.promote_types(dtype, array.dtype)
+  return jnp.stack([array.astype(dtype) for array in arrays])
+
+
+def task_vector(value: Any, num_tasks: int, name: str) -> jax.Array:
+  """A per-task argument as an array [num_tasks] in the solver's dtype."""
+  array = stack_scalars(value, name)
+  if array.shape != (num_tasks,):
+    raise ValueError(
+      f"{name} must hold one value for each of the {num_tasks} tasks, got "
+      f"{array.shape[0]}."
+    )
+  return array.astype(solver_dtype())
+
+
+def task_mask(value: Any, num_tasks: int, name: str) -> jax.Array:
+  """A per-task mask as an array [num_tasks] of bool."""
+  array = stack_scalars(value, name)
+  if array.dtype != jnp.bool_:
+    raise TypeError(f"{name} must be bool, got {array.dtype}.")
+  if array.shape != (num_tasks,):
+    raise ValueError(
+      f"{name} must hold one bool for each of the {num_tasks} tasks, got "
+      f"{array.shape[0]}."
+    )
+  return array
+
+
+def leaf_name(path: Any) -> str:
+  """How an error names a leaf."""
+  return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
+
+
+def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
+  """Raises unless every leaf is `[num_tasks, *param.shape]`.
+
+  Without this check a wrong tree trains on in silence: optimizers and
+  `apply_updates` broadcast a `[num_tasks, ...]` tree onto the params.
+
+  Args:
+    updates: The tree to check.
+    num_tasks: The number of tasks that the method was built for.
+    params: The params, if known: the rest of each shape is checked then.
+
+  Raises:
+    TypeError: A leaf is not an array.
+    ValueError: A leaf has the wrong shape, or the trees differ in structure.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(updates)
+  for path, leaf in leaves:
+    if not hasattr(leaf, "shape"):
+      raise TypeError(
+        f"{leaf_name(path)} of the task gradients is a "
+        f"{type(leaf).__name__}, not an array. {_UPDATE_HINT}"
+      )
+    if leaf.ndim == 0 or leaf.shape[0] != num_tasks:
+      raise ValueError(
+        f"{leaf_name(path)} of the task gradients has shape "
+        f"{list(leaf.shape)}; with num_tasks={num_tasks} it must start with "
+        f"{num_tasks}. {_UPDATE_HINT}"
+      )
+  if params is None:
+    return
+  expected = jax.tree.structure(params)
+  if expected != jax.tree.structure(updates):
+    raise ValueError(
+      "The task gradients and the params differ in structure: got "
+      f"{jax.tree.structure(updates)}, expected {expected}. {_UPDATE_HINT}"
+    )
+  for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
+    if leaf.shape[1:] != jnp.shape(param):
+      raise ValueError(
+        f"{leaf_name(path)} of the task gradients has shape "
+        f"{list(leaf.shape)}, but the param has shape "
+        f"{list(jnp.shape(param))}: expected "
+        f"{[num_tasks, *jnp.shape(param)]}. {_UPDATE_HINT}"
+      )
+
+
+def check_inexact(params: Any, what: str) -> None:
+  """Raises unless every leaf is real or complex floating point."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+      raise TypeError(
+        f"{leaf_name(path)} of {what} has dtype {dtype}; gradients need "
+        "floating point. Split off what is not trained, and close over it."
+      )
+
+
+def resolve_mask(mask: Any, params: Any, name: str) -> Any:
+  """A pytree prefix of bools, or a callable on params, as a tree of bools.
+
+  Args:
+    mask: The prefix or the callable.
+    params: A tree with the structure of the params.
+    name: What to call the mask in an error.
+
+  Returns:
+    A tree with the structure of `params` whose leaves are Python bools.
+
+  Raises:
+    TypeError: A leaf of the mask is not a bool.
+    ValueError: The mask is no prefix of the params.
+  """
+  if callable(mask):
+    mask = mask(params)
+  for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
+    if not isinstance(leaf, (bool, np.bool_)):
+      raise TypeError(
+        f"{leaf_name(path)} of {name}= is a {type(leaf).__name__}; it must be "
+        "a Python bool: which leaves take part has to be known when tracing."
+      )
+  try:
+    return jax.tree.map(
+      lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree),
+      mask,
+      params,
+    )
+  except ValueError as error:
+    raise ValueError(
+      f"{name}= must be a pytree prefix of the params, or a callable that "
+      f"makes one from them: {error}"
+    ) from error

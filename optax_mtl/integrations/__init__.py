@@ -1,0 +1,1 @@
+"""What other libraries need to be used with this one."""

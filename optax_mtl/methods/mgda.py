@@ -1,0 +1,169 @@
+"""MGDA: the shortest vector in the convex hull of the task gradients."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import checkify
+
+from optax_mtl import _base, _checks
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl.solvers import min_norm
+from optax_mtl.solvers._certificate import Certificate, initial_certificate
+
+_NORMALIZATIONS = (None, "l2", "loss", "loss+")
+
+
+class MgdaState(NamedTuple):
+  """State of `mgda`.
+
+  Attributes:
+    weights: Array [T], the weights of the last update.
+    certificate: How exactly the last update solved its problem.
+  """
+
+  weights: jax.Array
+  certificate: Certificate
+
+
+def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
+  """Refuses negative losses; NaN for them where only a tracer is known."""
+  message = (
+    f"mgda(normalize={normalize!r}) divides each gradient by its loss, so the "
+    "losses must not be negative: got {losses}. Shift them, or use "
+    "normalize='l2'."
+  )
+  if not isinstance(losses, jax.core.Tracer):
+    if (np.asarray(losses) < 0).any():
+      raise ValueError(message.format(losses=np.asarray(losses)))
+    return losses
+  checkify.debug_check(jnp.all(losses >= 0), message, losses=losses)
+  return jnp.where(losses < 0, jnp.nan, losses)
+
+
+@_base.method(
+  paper="Sener & Koltun, Multi-Task Learning as Multi-Objective Optimization, "
+  "NeurIPS 2018; Désidéri, Multiple-gradient descent algorithm, C. R. Math. 2012",
+  url="https://arxiv.org/abs/1810.04650",
+  family="gram",
+  uses_gram=True,
+  weights_sum="1 (free with normalize)",
+  claims=[
+    "descends",
+    "simplex",
+    "positive_weights",
+    "scale_equivariant",
+    "permutation_equivariant",
+  ],
+)
+def mgda(
+  num_tasks: int,
+  normalize: str | None = None,
+  *,
+  drop_stationary: Any = None,
+  solver: str = "wolfe",
+  shared: Any = None,
+  heads: str = "sum",
+  on_nonfinite: str = "propagate",
+) -> optax.GradientTransformationExtraArgs:
+  """The multiple-gradient descent algorithm: descends every task at once.
+
+  `d = Σ α_i g_i` with `α` the minimiser of `‖Σ α_i g_i‖` over the simplex, exact
+  to a certificate that the state keeps. `d` is zero if and only if the point is
+  Pareto stationary, and otherwise `d · g_i >= ‖d‖²` for every task. The weights
+  sum to 1.
+
+  With `normalize` the problem is solved on `g_i / c_i`, and the weights applied
+  to the gradients are `α_i / c_i`, so that `d` is the solution of the normalised
+  problem and descends every task. The authors' code applies `α_i` to the raw
+  gradients instead; with "l2" and two tasks that is equal weighting, and may
+  ascend a task. These weights have no fixed sum.
+
+  One task with a zero gradient makes `d` zero: then the others have to wait,
+  unless `drop_stationary` is set.
+
+  The upper bound of the paper (MGDA-UB) is this method with the gradients of
+  `optax_mtl.value_and_representation_grads`.
+
+  Args:
+    num_tasks: The number of tasks `T`.
+    normalize: `c_i`: None for 1, "l2" for the gradient's norm, "loss" for the
+      loss, "loss+" for their product. Default None. A negative loss is an
+      error where its value is known; in a jitted function the weights are NaN,
+      and `jax.experimental.checkify` raises the error.
+    drop_stationary: Tasks whose gradient norm is at most this share of the
+      largest take no part. Default None: all take part, as in the paper.
+    solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
+    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
+      callable from the params to one. None: all.
+    heads: What the other leaves get: "sum", each task's own gradient, as in
+      the paper's Algorithm 2, or "weighted", the same weights as the trunk.
+    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step.
+
+  Returns:
+    A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
+    [*shape]. Its update needs `losses` [T] if `normalize` uses them, and takes
+    `active` [T] of bool.
+
+  Raises:
+    TypeError: The update is called without `losses` that it needs.
+    ValueError: An argument is out of range, or a loss is negative.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> tx = optax_mtl.mgda(num_tasks=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> updates, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), state)
+    >>> print(updates.round(3), state.weights.round(3))
+    [0.8 0.4] [0.8 0.2]
+
+  References:
+    Désidéri, `Multiple-gradient descent algorithm (MGDA) for multiobjective
+    optimization <https://doi.org/10.1016/j.crma.2012.03.014>`_, 2012; Sener &
+    Koltun, `Multi-Task Learning as Multi-Objective Optimization
+    <https://arxiv.org/abs/1810.04650>`_, NeurIPS 2018.
+  """
+  _checks.check_choice("normalize", normalize, _NORMALIZATIONS)
+  if drop_stationary is not None:
+    _checks.check_range(
+      "drop_stationary", drop_stationary, 0, 1, open_high=True
+    )
+  uses_losses = normalize in ("loss", "loss+")
+
+  def init():
+    equal = jnp.full((num_tasks,), 1 / num_tasks, solver_dtype())
+    return MgdaState(equal, initial_certificate())
+
+  def weigh(step, state):
+    del state
+    gram = step.gram()
+    norms = jnp.sqrt(jnp.diagonal(gram))
+    divisor = jnp.ones_like(norms)
+    if normalize in ("l2", "loss+"):
+      divisor = divisor * norms
+    if uses_losses:
+      divisor = divisor * _check_losses(step.losses, normalize)
+    # A zero divisor belongs to a zero gradient or a finished task: leave it.
+    divisor = jnp.where(divisor == 0, jnp.ones_like(divisor), divisor)
+    active = step.active
+    if drop_stationary is not None:
+      active &= norms > jnp.asarray(drop_stationary, norms.dtype) * jnp.max(
+        norms
+      )
+    scaled = gram / divisor[:, None] / divisor[None, :]
+    alpha, certificate = min_norm(scaled, variant=solver, active=active)
+    return MgdaState(alpha / divisor, certificate)
+
+  return _base.weighted_combination(
+    "mgda",
+    num_tasks,
+    init,
+    weigh,
+    needs=("losses",) if uses_losses else (),
+    shared=shared,
+    heads=heads,
+    on_nonfinite=on_nonfinite,
+  )

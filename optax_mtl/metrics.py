@@ -1,0 +1,241 @@
+"""Numbers that papers report: Δm, mean rank, conflicts between gradients.
+
+Functions of arrays, for jit and vmap. Results are float32, or float64 under
+x64.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl._dtypes import solver_dtype
+
+__all__ = [
+  "conflict_angles",
+  "conflict_cosines",
+  "conflict_rate",
+  "delta_m",
+  "mean_rank",
+]
+
+
+def _oriented(
+  metrics: jax.typing.ArrayLike,
+  higher_is_better: jax.typing.ArrayLike | Sequence[bool],
+) -> tuple[jax.Array, jax.Array]:
+  """The metrics, and a sign [K]: -1 where larger is better, else 1."""
+  metrics = jnp.asarray(metrics, solver_dtype())
+  upward = jnp.asarray(higher_is_better, bool)
+  if metrics.ndim < 1 or upward.shape not in ((), metrics.shape[-1:]):
+    raise ValueError(
+      "higher_is_better must be one bool, or one for each of the K metrics"
+      f" (the last axis of metrics); got shape {upward.shape} for metrics of"
+      f" shape {metrics.shape}."
+    )
+  upward = jnp.broadcast_to(upward, metrics.shape[-1:])
+  one = jnp.ones((), metrics.dtype)
+  return metrics, jnp.where(upward, -one, one)
+
+
+def delta_m(
+  metrics: jax.typing.ArrayLike,
+  baseline: jax.typing.ArrayLike,
+  higher_is_better: jax.typing.ArrayLike | Sequence[bool],
+) -> jax.Array:
+  r"""Mean relative change against a baseline, in percent; lower is better.
+
+  $$\Delta m = \frac{100}{K} \sum_{m=1}^K (-1)^{\delta_m}
+  \frac{M_m - B_m}{B_m}$$
+
+  with $\delta_m = 1$ if a higher $M_m$ is better, else 0. So a positive
+  $\Delta m$ means worse than the baseline, usually the single-task networks,
+  and -2 means two percent better on the average. Some papers report the
+  negative of this.
+
+  Args:
+    metrics: float [..., K], metrics M; a task may have several. Leading axes
+      (methods, seeds) are kept.
+    baseline: float [K], their baselines B, positive. A zero gives inf or NaN.
+    higher_is_better: bool [K], or one bool for all metrics.
+
+  Returns:
+    Float [...], percent.
+
+  Raises:
+    ValueError: The shapes do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> metrics = jnp.array([0.9, 0.55])  # accuracy, error
+    >>> round(float(delta_m(metrics, jnp.array([1.0, 0.5]), [True, False])), 3)
+    10.0
+
+  References:
+    Maninis, Radosavovic, Kokkinos, Attentive single-tasking of multiple tasks,
+    CVPR 2019.
+  """
+  metrics, sign = _oriented(metrics, higher_is_better)
+  baseline = jnp.asarray(baseline, solver_dtype())
+  if baseline.shape != metrics.shape[-1:]:
+    raise ValueError(
+      "baseline must have one value for each of the K metrics (the last axis"
+      f" of metrics); got shape {baseline.shape} for metrics of shape"
+      f" {metrics.shape}."
+    )
+  baseline, sign = (
+    jnp.broadcast_to(array, metrics.shape) for array in (baseline, sign)
+  )
+  return 100 * jnp.mean(sign * (metrics - baseline) / baseline, axis=-1)
+
+
+def mean_rank(
+  metrics: jax.typing.ArrayLike,
+  higher_is_better: jax.typing.ArrayLike | Sequence[bool],
+) -> jax.Array:
+  r"""Each method's rank among all methods, averaged over the metrics.
+
+  $$\mathrm{MR}_a = \frac{1}{K} \sum_{m=1}^K \Big(1
+  + \#\{b : b \text{ better than } a \text{ on } m\}
+  + \tfrac12 \#\{b \neq a : b \text{ equal to } a \text{ on } m\}\Big)$$
+
+  Rank 1 is the best; ties share their mean rank. A NaN is worse than any
+  number.
+
+  Args:
+    metrics: float [A, K], for A methods K metrics.
+    higher_is_better: bool [K], or one bool for all metrics.
+
+  Returns:
+    Float [A], between 1 and A; lower is better.
+
+  Raises:
+    ValueError: The shapes do not fit.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> accuracy_and_error = jnp.array([[0.9, 0.2], [0.8, 0.1], [0.7, 0.3]])
+    >>> mean_rank(accuracy_and_error, [True, False]).tolist()
+    [1.5, 1.5, 3.0]
+  """
+  metrics, sign = _oriented(metrics, higher_is_better)
+  if metrics.ndim != 2:
+    raise ValueError(
+      "metrics must be [methods, K], to rank the methods on each metric; got"
+      f" shape {metrics.shape}. Average over seeds first, or use jax.vmap."
+    )
+  cost = metrics * jnp.broadcast_to(sign, metrics.shape)
+  cost = jnp.where(jnp.isnan(cost), jnp.inf, cost)
+  mine, other = jnp.broadcast_arrays(cost[:, None], cost[None])
+  # A method ties with itself, which the constant takes back.
+  better = jnp.sum(other < mine, axis=1, dtype=cost.dtype)
+  equal = jnp.sum(other == mine, axis=1, dtype=cost.dtype)
+  return jnp.mean(0.5 + better + 0.5 * equal, axis=1)
+
+
+def _check_gram(gram: jax.typing.ArrayLike) -> jax.Array:
+  gram = jnp.asarray(gram, solver_dtype())
+  if gram.ndim < 2 or gram.shape[-1] != gram.shape[-2]:
+    raise ValueError(
+      "gram must be [..., T, T], the inner products of the task gradients; got"
+      f" shape {gram.shape}."
+    )
+  return gram
+
+
+def conflict_cosines(gram: jax.typing.ArrayLike) -> jax.Array:
+  r"""Cosines between the task gradients, $M_{ij} / \sqrt{M_{ii} M_{jj}}$.
+
+  Args:
+    gram: float [..., T, T], inner products of the task gradients.
+
+  Returns:
+    Float [..., T, T] in [-1, 1]; negative where two tasks conflict. The row and
+    the column of a task with a zero gradient are 0.
+
+  Raises:
+    ValueError: `gram` is not square.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> conflict_cosines(jnp.array([[4.0, -1.0], [-1.0, 1.0]])).tolist()
+    [[1.0, -0.5], [-0.5, 1.0]]
+  """
+  gram = _check_gram(gram)
+  # Two divisions by norms: the product of two squared norms could overflow.
+  norms = jnp.sqrt(jnp.diagonal(gram, axis1=-2, axis2=-1))
+  safe = jnp.where(norms > 0, norms, 1)
+  rows, columns = jnp.broadcast_arrays(safe[..., None], safe[..., None, :])
+  alive = norms > 0
+  both = jnp.logical_and(
+    *jnp.broadcast_arrays(alive[..., None], alive[..., None, :])
+  )
+  cosines = jnp.clip(gram / rows / columns, -1, 1)
+  return jnp.where(both, cosines, 0)
+
+
+def conflict_angles(gram: jax.typing.ArrayLike) -> jax.Array:
+  r"""Angles between the task gradients, in radians.
+
+  $$\varphi_{ij} = \arccos \frac{M_{ij}}{\sqrt{M_{ii} M_{jj}}}$$
+
+  Args:
+    gram: float [..., T, T], inner products of the task gradients.
+
+  Returns:
+    Float [..., T, T] in [0, π]; above π/2 where two tasks conflict, and π/2
+    for a task with a zero gradient. Rounding shows below angles of about 5e-4
+    in float32: the cosine is flat there.
+
+  Raises:
+    ValueError: `gram` is not square.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> angles = conflict_angles(jnp.array([[4.0, -1.0], [-1.0, 1.0]]))
+    >>> round(float(jnp.degrees(angles[0, 1])), 3)
+    120.0
+  """
+  return jnp.arccos(conflict_cosines(gram))
+
+
+def conflict_rate(
+  gram: jax.typing.ArrayLike, active: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+  """Share of task pairs whose gradients have a negative inner product.
+
+  Args:
+    gram: float [..., T, T], inner products of the task gradients. Leading axes
+      (steps, seeds) are kept.
+    active: bool [T] or [..., T], tasks that count; all by default.
+
+  Returns:
+    Float [...] in [0, 1]; 0 where there is no pair.
+
+  Raises:
+    ValueError: `gram` is not square, or `active` does not fit it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> gram = jnp.array([[1., -1., 0.], [-1., 2., 1.], [0., 1., 1.]])
+    >>> round(float(conflict_rate(gram)), 4)
+    0.3333
+  """
+  gram = _check_gram(gram)
+  if active is None:
+    active = jnp.ones(gram.shape[:-1], bool)
+  active = jnp.asarray(active, bool)
+  if active.shape not in (gram.shape[-1:], gram.shape[:-1]):
+    raise ValueError(
+      "active must have one bool for each of the T tasks, shape"
+      f" {gram.shape[-1:]} or {gram.shape[:-1]}; got shape {active.shape}."
+    )
+  active = jnp.broadcast_to(active, gram.shape[:-1])
+  rows, columns = jnp.broadcast_arrays(active[..., None], active[..., None, :])
+  upper = jnp.broadcast_to(
+    jnp.triu(jnp.ones(gram.shape[-2:], bool), 1), gram.shape
+  )
+  pairs = rows & columns & upper
+  count = jnp.sum(pairs, axis=(-2, -1), dtype=gram.dtype)
+  conflicts = jnp.sum(pairs & (gram < 0), axis=(-2, -1), dtype=gram.dtype)
+  return conflicts / jnp.maximum(count, 1)

@@ -1,0 +1,73 @@
+"""Euclidean projection on the simplex."""
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import _checks, _dtypes
+
+
+def project_simplex(
+    v: jax.Array,
+    *,
+    active: jax.Array | None = None,
+    total: float | jax.Array = 1.0,
+) -> jax.Array:
+  """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
+
+  Exact, by sorting: `x = max(v - theta, 0)` with the one `theta` for which the
+  sum is right. It depends on differences between the entries of `v` only.
+
+  Args:
+    v: `[T]`, real. Taken in `solver_dtype()`.
+    active: `[T]` bool. Entries that are not active are 0 in the answer and
+      take no part, whatever they hold. Default: all are.
+    total: The sum of the answer, at least 0. Python number or scalar array.
+
+  Returns:
+    `[T]`, `solver_dtype()`. NaN if an active entry of `v` is NaN or `+inf`;
+    all 0 if no entry is active.
+
+  Raises:
+    TypeError: `v` is not numeric, or `active` is not bool.
+    ValueError: `v` or `active` does not have shape `[T]`, or `total` is
+      negative.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from optax_mtl import solvers
+    >>> solvers.project_simplex(jnp.array([0.5, 1.0, -1.0])).tolist()
+    [0.25, 0.75, 0.0]
+
+  References:
+    Held, Wolfe & Crowder, Validation of Subgradient Optimization,
+    Mathematical Programming 6, 1974.
+  """
+  _checks.check_range("total", total, 0.0)
+  v = _checks.stack_scalars(v, "v")
+  if v.shape[0] == 0:
+    raise ValueError("v is empty: there must be at least one entry.")
+  if active is None:
+    active = jnp.ones(v.shape, bool)
+  else:
+    active = _checks.task_mask(active, v.shape[0], "active")
+  v = _checks.task_vector(v, v.shape[0], "v")
+  total = jnp.asarray(total, _dtypes.solver_dtype())
+  bad = jnp.any(active & (jnp.isnan(v) | (v == jnp.inf)))
+
+  # Counted from the largest entry, so that a large common part of `v` costs no
+  # accuracy. Any entry with a part in the answer is within `total` of it.
+  v = jnp.where(active, v, -jnp.inf)
+  largest = jnp.max(v)
+  v = v - jnp.where(jnp.isfinite(largest), largest, 0.0)
+  ordered = jnp.sort(v, descending=True)
+  count = jnp.arange(1, v.shape[0] + 1).astype(v.dtype)
+  inside = count * ordered > jnp.cumsum(ordered) - total
+  size = jnp.sum(inside)
+  # The smallest entry inside says which ones are; then one mean over those in
+  # place of the running sum.
+  edge = ordered[jnp.maximum(size - 1, 0)]
+  support = active & (v >= edge) & (size > 0)
+  size = jnp.maximum(jnp.sum(support), 1).astype(v.dtype)
+  excess = (jnp.sum(jnp.where(support, v, 0.0)) - total) / size
+  projected = jnp.where(support, jnp.maximum(v - excess, 0.0), 0.0)
+  return jnp.where(bad, jnp.nan, projected)
