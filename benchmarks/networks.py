@@ -144,6 +144,7 @@ class Problem:
     loss_fn: `(params, batch) -> losses [T]`.
     loss_and_kpis: `(params, batch) -> (losses [T], kpis [T])`, from one forward
       pass; for `has_aux=True`.
+    heads_and_kpis: `(params, z, batch) ->` the same, from the representation.
     evaluate: `(params, data) ->` a dict of "losses", "metrics" and "kpis", each
       [T], over all of `data`.
     shared_mask: `params ->` pytree of bools, True in the trunk.
@@ -159,6 +160,9 @@ class Problem:
   outputs: Callable[[Params, jax.Array], tuple[jax.Array, ...]]
   loss_fn: Callable[[Params, Batch], jax.Array]
   loss_and_kpis: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
+  heads_and_kpis: Callable[
+    [Params, jax.Array, Batch], tuple[jax.Array, jax.Array]
+  ]
   evaluate: Callable[[Params, Batch], dict[str, jax.Array]]
   shared_mask: Callable[[Params], Params] = shared_mask
   last_shared_mask: Callable[[Params], Params] = last_shared_mask
@@ -252,10 +256,13 @@ def build(
   def loss_fn(params, batch):
     return heads(params, trunk(params, batch["x"]), batch["y"])
 
-  def loss_and_kpis(params, batch):
-    out = outputs(params, batch["x"])
+  def heads_and_kpis(params, z, batch):
+    out = read_out(params, z)
     kpis = task_kpis(dataset, out, batch)
     return task_losses(dataset, out, batch), jax.lax.stop_gradient(kpis)
+
+  def loss_and_kpis(params, batch):
+    return heads_and_kpis(params, trunk(params, batch["x"]), batch)
 
   def evaluate(params, data):
     out = _in_blocks(functools.partial(outputs, params), data["x"])
@@ -275,6 +282,7 @@ def build(
     outputs=outputs,
     loss_fn=loss_fn,
     loss_and_kpis=loss_and_kpis,
+    heads_and_kpis=heads_and_kpis,
     evaluate=evaluate,
   )
 

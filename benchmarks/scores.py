@@ -106,7 +106,8 @@ def _pairs(dataset, outputs, batch):
 
 
 def _accuracy(out, target):
-  return jnp.mean(jnp.argmax(out, axis=1) == target, dtype=jnp.float32)
+  best = jnp.argmax(out, axis=1).astype(target.dtype)
+  return jnp.mean(best == target, dtype=jnp.float32)
 
 
 def roc_auc(scores: jax.Array, labels: jax.Array) -> jax.Array:

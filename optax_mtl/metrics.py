@@ -162,7 +162,7 @@ def conflict_cosines(gram: jax.typing.ArrayLike) -> jax.Array:
     [[1.0, -0.5], [-0.5, 1.0]]
   """
   gram = _check_gram(gram)
-  # Two divisions by norms: the product of two squared norms could overflow.
+  # The roots come first: the product of two squared norms could overflow.
   norms = jnp.sqrt(jnp.diagonal(gram, axis1=-2, axis2=-1))
   safe = jnp.where(norms > 0, norms, 1)
   rows, columns = jnp.broadcast_arrays(safe[..., None], safe[..., None, :])

@@ -180,9 +180,9 @@ def test_table_columns_keep_their_codes(data_dir):
   # A code acts through its own row of the first layer's matrix only: numeric
   # columns 0..3, first category 4..6, second 7..11.
   module = networks.MLP((1,), dataset.cardinality)
-  x = jnp.array([[0.0, 0.0, 0.0, 0.0, 2.0, 3.0]])
-  kernel = jnp.zeros((12, 1)).at[6, 0].set(3.0).at[10, 0].set(4.0)
-  params = {"layer_0": {"kernel": kernel, "bias": jnp.zeros(1)}}
+  x = jnp.array([[0, 0, 0, 0, 2, 3]], jnp.float32)
+  kernel = jnp.zeros((12, 1), jnp.float32).at[6, 0].set(3.0).at[10, 0].set(4.0)
+  params = {"layer_0": {"kernel": kernel, "bias": jnp.zeros(1, jnp.float32)}}
   assert module.apply({"params": params}, x).tolist() == [[7.0]]
 
 
@@ -259,9 +259,9 @@ def test_losses_metrics_and_kpis_of_mixed_tasks(digits):
     kpis=("accuracy", "within"),
     scale=np.array([1.0, 2.0], np.float32),
   )
-  logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-  values = jnp.array([[1.0], [5.0]])
-  batch = {"y": jnp.array([[0.0, 1.4], [2.0, 4.0]])}
+  logits = jnp.array([[2, 0, 0], [0, 1, 0]], jnp.float32)
+  values = jnp.array([[1], [5]], jnp.float32)
+  batch = {"y": jnp.array([[0.0, 1.4], [2.0, 4.0]], jnp.float32)}
   losses = scores.task_losses(dataset, (logits, values), batch)
   entropy = (np.log(np.exp(2) + 2) - 2 + np.log(np.e + 2)) / 2
   np.testing.assert_allclose(losses, [entropy, (0.16 + 1) / 2], rtol=1e-6)
