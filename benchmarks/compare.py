@@ -45,7 +45,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser.add_argument("--steps", type=int, default=600, help="per network")
   parser.add_argument("--seeds", type=int, default=3, help="networks a method")
   parser.add_argument("--batch-size", type=int, default=128)
-  parser.add_argument("--learning-rate", type=float, default=1e-3, help="Adam's")
+  parser.add_argument(
+    "--learning-rate", type=float, default=1e-3, help="Adam's"
+  )
   parser.add_argument("--sweep", type=int, default=9, help="points, two tasks")
   parser.add_argument("--network", default="mlp", choices=("mlp", "cnn"))
   parser.add_argument(
@@ -104,13 +106,16 @@ def _train_all(
       for name in args.names:
         bar = progress.add_task(name, total=args.steps)
         recipe = recipes.recipe(name, problem, settings, args.sweep)
-        runs[name] = recipe, train(
-          problem,
+        runs[name] = (
           recipe,
-          settings,
-          train_set=train_set,
-          validation_set=validation_set,
-          on_progress=lambda steps, bar=bar: progress.advance(bar, steps),
+          train(
+            problem,
+            recipe,
+            settings,
+            train_set=train_set,
+            validation_set=validation_set,
+            on_progress=lambda steps, bar=bar: progress.advance(bar, steps),
+          ),
         )
         progress.update(bar, completed=args.steps, visible=False)
         progress.advance(overall)

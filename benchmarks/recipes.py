@@ -17,7 +17,9 @@ SWEEP = "fixed_weighting"
 _NUM_PREFERENCES = 5
 
 
-def _specific(name: str, problem: Problem, settings: Settings) -> Mapping[str, Any]:
+def _specific(
+  name: str, problem: Problem, settings: Settings
+) -> Mapping[str, Any]:
   """What a method has to be told about the problem; else its defaults hold."""
   steps_per_epoch = len(problem.dataset.train["y"]) // settings.batch_size
   return {
@@ -59,7 +61,9 @@ def _preferences(num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
   return np.concatenate([middle, directions]), middle
 
 
-def recipe(name: str, problem: Problem, settings: Settings, size: int) -> Recipe:
+def recipe(
+  name: str, problem: Problem, settings: Settings, size: int
+) -> Recipe:
   """The recipe of a registered method, or of one of the rows always there.
 
   Args:

@@ -62,7 +62,9 @@ class Row:
 
 def _single_task(values: np.ndarray) -> np.ndarray:
   """[T, S, T] of networks trained for one task each: task i from network i."""
-  return np.stack([values[task, :, task] for task in range(len(values))], axis=1)
+  return np.stack(
+    [values[task, :, task] for task in range(len(values))], axis=1
+  )
 
 
 def _chosen(dataset: Dataset, run: Run, baseline: np.ndarray) -> int:
@@ -352,7 +354,8 @@ _CAPTIONS = {
 def _page(data: dict, dataset: Dataset, runs: Runs, rows, pictures) -> str:
   """The HTML page, pictures and all in one file."""
   cells = lambda tag, texts: "".join(  # noqa: E731
-    f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>" for text in texts
+    f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>"
+    for text in texts
   )
   figures = []
   for name in _CAPTIONS:

@@ -175,7 +175,9 @@ def train(
 
   keys = jax.random.split(jax.random.key(0), num_seeds)
   keys = jnp.tile(keys, num_points)
-  points = jnp.repeat(jnp.asarray(recipe.points, jnp.float32), num_seeds, axis=0)
+  points = jnp.repeat(
+    jnp.asarray(recipe.points, jnp.float32), num_seeds, axis=0
+  )
   carry = jax.jit(jax.vmap(init))(keys, points)
 
   start = time.perf_counter()

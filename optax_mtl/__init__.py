@@ -11,12 +11,21 @@ from optax_mtl._sources import (
   value_and_task_grads,
 )
 from optax_mtl._task_gradients import TaskGradients
+from optax_mtl.methods.aligned_mtl import aligned_mtl
+from optax_mtl.methods.cagrad import cagrad
+from optax_mtl.methods.config import config
 from optax_mtl.methods.dtp import dtp
+from optax_mtl.methods.dual_proj import dual_proj
 from optax_mtl.methods.dwa import dwa
 from optax_mtl.methods.equal import equal_weighting
+from optax_mtl.methods.fairgrad import fairgrad
 from optax_mtl.methods.fixed import fixed_weighting
 from optax_mtl.methods.gradnorm import gradnorm
+from optax_mtl.methods.imtl_g import imtl_g
 from optax_mtl.methods.mgda import mgda
+from optax_mtl.methods.nash_mtl import nash_mtl
+from optax_mtl.methods.pcgrad import pcgrad
+from optax_mtl.methods.upgrad import upgrad
 from optax_mtl.methods.uncertainty import (
   uncertainty_loss,
   uncertainty_weighting,
@@ -41,15 +50,23 @@ __all__ = [
   "MethodInfo",
   "TaskGradients",
   "accumulate",
+  "aligned_mtl",
+  "cagrad",
+  "config",
   "dtp",
+  "dual_proj",
   "dwa",
   "equal_weighting",
+  "fairgrad",
   "fixed_weighting",
   "gradnorm",
+  "imtl_g",
   "metrics",
   "mgda",
+  "nash_mtl",
   "pareto",
   "pareto_mtl",
+  "pcgrad",
   "per_task",
   "refresh_every",
   "skip_nonfinite",
@@ -57,6 +74,7 @@ __all__ = [
   "track_conflicts",
   "uncertainty_loss",
   "uncertainty_weighting",
+  "upgrad",
   "value_and_representation_grads",
   "value_and_task_batch_grads",
   "value_and_task_grads",

@@ -94,21 +94,21 @@ def identical(rng, num_tasks, num_params):
 
 
 FAMILIES: Mapping[str, Family] = {
-    family.__name__: family
-    for family in (
-        iid,
-        conflicting,
-        aligned,
-        duplicate_rows,
-        rank_deficient,
-        ill_conditioned,
-        scaled_1e2,
-        scaled_1e6,
-        stationary,
-        zero_rows,
-        all_zero,
-        identical,
-    )
+  family.__name__: family
+  for family in (
+    iid,
+    conflicting,
+    aligned,
+    duplicate_rows,
+    rank_deficient,
+    ill_conditioned,
+    scaled_1e2,
+    scaled_1e6,
+    stationary,
+    zero_rows,
+    all_zero,
+    identical,
+  )
 }
 
 # Row lengths within a factor of ten or so of each other, and a conditioning

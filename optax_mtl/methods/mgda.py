@@ -1,6 +1,6 @@
 """MGDA: the shortest vector in the convex hull of the task gradients."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,23 +9,10 @@ import optax
 from jax.experimental import checkify
 
 from optax_mtl import _base, _checks
-from optax_mtl._dtypes import solver_dtype
+from optax_mtl.methods._solved import solved_weights
 from optax_mtl.solvers import min_norm
-from optax_mtl.solvers._certificate import Certificate, initial_certificate
 
 _NORMALIZATIONS = (None, "l2", "loss", "loss+")
-
-
-class MgdaState(NamedTuple):
-  """State of `mgda`.
-
-  Attributes:
-    weights: Array [T], the weights of the last update.
-    certificate: How exactly the last update solved its problem.
-  """
-
-  weights: jax.Array
-  certificate: Certificate
 
 
 def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
@@ -117,7 +104,7 @@ def mgda(
     >>> tx = optax_mtl.mgda(num_tasks=2)
     >>> state = tx.init(jnp.zeros(2))
     >>> updates, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), state)
-    >>> print(updates.round(3), state.weights.round(3))
+    >>> print(np.asarray(updates).round(3), np.asarray(state.weights).round(3))
     [0.8 0.4] [0.8 0.2]
 
   References:
@@ -133,12 +120,7 @@ def mgda(
     )
   uses_losses = normalize in ("loss", "loss+")
 
-  def init():
-    equal = jnp.full((num_tasks,), 1 / num_tasks, solver_dtype())
-    return MgdaState(equal, initial_certificate())
-
-  def weigh(step, state):
-    del state
+  def solve(step):
     gram = step.gram()
     norms = jnp.sqrt(jnp.diagonal(gram))
     divisor = jnp.ones_like(norms)
@@ -155,13 +137,12 @@ def mgda(
       )
     scaled = gram / divisor[:, None] / divisor[None, :]
     alpha, certificate = min_norm(scaled, variant=solver, active=active)
-    return MgdaState(alpha / divisor, certificate)
+    return alpha / divisor, certificate
 
-  return _base.weighted_combination(
+  return solved_weights(
     "mgda",
     num_tasks,
-    init,
-    weigh,
+    solve,
     needs=("losses",) if uses_losses else (),
     shared=shared,
     heads=heads,

@@ -43,7 +43,7 @@ def _unit(vectors: jax.Array) -> jax.Array:
   uses_gram=True,
   weights_sum="free",
   example=lambda tasks: {
-    "directions": das_dennis_directions(10, 2)[:, list(tasks)],
+    "directions": das_dennis_directions(max(tasks) + 1, 2)[:, list(tasks)],
     "feasibility_steps": 5,
   },
   claims=["scale_equivariant"],

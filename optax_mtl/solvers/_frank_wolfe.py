@@ -40,7 +40,7 @@ def make_problem(scaled: _scaling.ScaledGram) -> FrankWolfeProblem:
 
 
 def init(
-    problem: FrankWolfeProblem, start: jax.Array | None
+  problem: FrankWolfeProblem, start: jax.Array | None
 ) -> FrankWolfeState:
   """Starts at `start`, or at the shortest row."""
   lengths = jnp.where(problem.usable, problem.lengths, jnp.inf)
@@ -51,18 +51,18 @@ def init(
     total = jnp.sum(start)
     valid = (total > 0) & jnp.isfinite(total)
     point = jnp.where(valid, start / jnp.where(valid, total, 1.0), point)
-  image = jnp.dot(problem.gram, point, precision="highest")
+  image = _scaling.dot(problem.gram, point)
   return FrankWolfeState(
-      point=point,
-      image=image,
-      residual=residual_of(problem, point, image),
-      iterations=jnp.zeros((), jnp.int32),
-      stalled=jnp.zeros((), bool),
+    point=point,
+    image=image,
+    residual=residual_of(problem, point, image),
+    iterations=jnp.zeros((), jnp.int32),
+    stalled=jnp.zeros((), bool),
   )
 
 
 def step(
-    problem: FrankWolfeProblem, state: FrankWolfeState, variant: str
+  problem: FrankWolfeProblem, state: FrankWolfeState, variant: str
 ) -> FrankWolfeState:
   """One step of `variant`, with exact line search."""
   point, image = state.point, state.image
@@ -77,19 +77,17 @@ def step(
   if variant == "pairwise":
     direction, limit = towards_vertex - away_vertex, share
   elif variant == "away":
-    level = jnp.dot(point, image)
+    level = _scaling.dot(point, image)
     retreat = (image[away] - level > level - image[towards]) & (share < 1)
     direction = jnp.where(retreat, point - away_vertex, forward)
     most = share / jnp.where(retreat, 1 - share, 1.0)
     limit = jnp.where(retreat, most, limit)
   else:
     direction = forward
-  slope = jnp.dot(direction, image)
-  curvature = jnp.dot(
-      direction, jnp.dot(problem.gram, direction, precision="highest")
-  )
+  slope = _scaling.dot(direction, image)
+  curvature = _scaling.dot(direction, _scaling.dot(problem.gram, direction))
   length = jnp.where(
-      curvature > 0, -slope / jnp.where(curvature > 0, curvature, 1.0), limit
+    curvature > 0, -slope / jnp.where(curvature > 0, curvature, 1.0), limit
   )
   length = jnp.clip(jnp.where(slope < 0, length, 0.0), 0.0, limit)
   point = jnp.maximum(point + length * direction, 0.0)
@@ -98,20 +96,20 @@ def step(
     dropped = (index == away) & (direction < 0) & (length >= limit)
     point = jnp.where(dropped, 0.0, point)
   point = point / jnp.sum(point)
-  image = jnp.dot(problem.gram, point, precision="highest")
+  image = _scaling.dot(problem.gram, point)
   return FrankWolfeState(
-      point=point,
-      image=image,
-      residual=residual_of(problem, point, image),
-      iterations=state.iterations + 1,
-      stalled=state.stalled,
+    point=point,
+    image=image,
+    residual=residual_of(problem, point, image),
+    iterations=state.iterations + 1,
+    stalled=state.stalled,
   )
 
 
 def residual_of(
-    problem: FrankWolfeProblem, point: jax.Array, image: jax.Array
+  problem: FrankWolfeProblem, point: jax.Array, image: jax.Array
 ) -> jax.Array:
   """The relative duality gap of `min_norm`, from `w` and the Gram times it."""
-  gap = (jnp.dot(point, image) - image) / problem.lengths
+  gap = (_scaling.dot(point, image) - image) / problem.lengths
   gap = jnp.max(jnp.where(problem.usable, gap, -jnp.inf))
-  return jnp.maximum(gap, 0.0) / jnp.dot(point, problem.lengths)
+  return jnp.maximum(gap, 0.0) / _scaling.dot(point, problem.lengths)

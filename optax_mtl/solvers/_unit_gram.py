@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_mtl import _dtypes
-from optax_mtl.solvers import _scaling
+from optax_mtl.solvers import _certificate, _scaling
 
 
 class UnitGram(NamedTuple):
@@ -41,6 +41,28 @@ class UnitGram(NamedTuple):
     """
     bad = jnp.where(self.active, jnp.nan, 0.0).astype(answer.dtype)
     return jnp.where(self.finite, answer, jnp.broadcast_to(bad, answer.shape))
+
+  def certify(
+    self,
+    residual: jax.Array,
+    iterations: jax.Array | int,
+    tol: jax.Array | float,
+  ) -> _certificate.Certificate:
+    """Makes a certificate; its residual is NaN if the input was not finite.
+
+    Args:
+      residual: Scalar, `solver_dtype()`.
+      iterations: Scalar int32, or a Python number.
+      tol: Scalar, what `residual` may be at most.
+
+    Returns:
+      A `Certificate`.
+    """
+    return _certificate.Certificate(
+      jnp.where(self.finite, residual, jnp.nan),
+      jnp.asarray(iterations, jnp.int32),
+      (residual <= tol) & self.finite,
+    )
 
 
 def unit_gram(gram: jax.Array, active: jax.Array | None = None) -> UnitGram:

@@ -1,5 +1,8 @@
 """The fully corrective member of the Frank-Wolfe family: Wolfe's method.
 
+In place of one vertex after the other, every vertex below the supporting
+hyperplane enters at once; the first support is all of them.
+
 Written on `u_i = w_i n_i` (up to a factor), so that every row has length one.
 With `C` the cosines and `b_i = n_min / n_i`, the min-norm point over the
 simplex is, up to that factor, the minimiser over `u >= 0` of
@@ -19,10 +22,10 @@ from jax import lax
 
 from optax_mtl.solvers import _scaling
 
-# For so many iterations vertices come and go in blocks; after that one at a
-# time, as in Wolfe's paper, which cannot cycle.
+# For so many iterations vertices enter even before the current support is
+# solved. That is faster as a rule, but only afterwards does f fall from each
+# solved support to the next, so that none comes back and the end is certain.
 _EAGER_ITERATIONS = 20
-_FRACTIONS = (1.0, 0.5, 0.25, 0.0625)
 # The ridge under the first Cholesky factor, in units of the machine epsilon,
 # and its growth whenever a factor breaks down.
 _RIDGE = 8.0
@@ -69,18 +72,18 @@ def init(problem: WolfeProblem, start: jax.Array | None) -> WolfeState:
     support = jnp.where(jnp.any(support), support, usable)
   zeros = jnp.zeros_like(problem.ratio)
   return WolfeState(
-      point=zeros,
-      image=zeros,
-      support=support,
-      ridge=jnp.asarray(_RIDGE * jnp.finfo(dtype).eps, dtype),
-      residual=jnp.asarray(jnp.inf, dtype),
-      iterations=jnp.zeros((), jnp.int32),
-      stalled=jnp.zeros((), bool),
+    point=zeros,
+    image=zeros,
+    support=support,
+    ridge=jnp.asarray(_RIDGE * jnp.finfo(dtype).eps, dtype),
+    residual=jnp.asarray(jnp.inf, dtype),
+    iterations=jnp.zeros((), jnp.int32),
+    stalled=jnp.zeros((), bool),
   )
 
 
 def step(
-    problem: WolfeProblem, state: WolfeState, tol: jax.Array
+  problem: WolfeProblem, state: WolfeState, tol: jax.Array
 ) -> WolfeState:
   """Solves on the support, moves there as far as it is feasible, and adapts it.
 
@@ -93,40 +96,31 @@ def step(
   point, image, support = state.point, state.image, state.support
 
   # The gradient of f at the current point, then the minimiser on the support.
-  slope = image + ratio * (jnp.dot(ratio, point) - 1.0)
+  slope = image + ratio * (_scaling.dot(ratio, point) - 1.0)
   pair = support[:, None] & support[None, :]
   diagonal = jnp.where(support, state.ridge, 1.0)
   system = jnp.where(pair, hessian, 0.0) + jnp.diag(diagonal)
   factor = lax.linalg.cholesky(system, symmetrize_input=False)
   target = jnp.where(support, -slope, 0.0)[:, None]
   target = lax.linalg.triangular_solve(
-      factor, target, left_side=True, lower=True
+    factor, target, left_side=True, lower=True
   )
   target = lax.linalg.triangular_solve(
-      factor, target, left_side=True, lower=True, transpose_a=True
+    factor, target, left_side=True, lower=True, transpose_a=True
   )
   target = point + target[:, 0]
   broken = ~jnp.isfinite(jnp.sum(target))
 
-  # The next point: the lowest on the way there, what is negative cut off.
-  fractions = jnp.asarray(_FRACTIONS, point.dtype)
-  move = target - point
-  trials = point[:, None] + move[:, None] * fractions[None, :]
-  trials = jnp.maximum(trials, 0.0)
-  images = jnp.dot(
-      cosines,
-      jnp.concatenate([target[:, None], trials], axis=1),
-      precision="highest",
-  )
-  target_image, images = images[:, 0], images[:, 1:]
-  slopes = images + ratio[:, None] * (jnp.dot(ratio, trials) - 1.0)[None, :]
-  # f(trial) - f(point) from slopes: the difference of the two values would
-  # drown in rounding long before the weights have settled.
-  changes = jnp.sum((trials - point[:, None]) * (slope[:, None] + slopes), 0)
+  # What is negative in it is cut off. That is the next point if f decreases.
+  clipped = jnp.maximum(target, 0.0)
+  images = _scaling.dot(cosines, jnp.stack([target, clipped], axis=1))
+  target_image, clipped_image = images[:, 0], images[:, 1]
   feasible = jnp.all(target >= 0)
-  best = jnp.where(feasible, 0, jnp.argmin(changes))
-  descends = changes[best] < 0
-  clipped, clipped_image = trials[:, best], images[:, best]
+  clipped_slope = clipped_image + ratio * (_scaling.dot(ratio, clipped) - 1.0)
+  # f(clipped) - f(point) from slopes: the difference of the two values would
+  # drown in rounding long before the weights have settled.
+  change = _scaling.dot(clipped - point, slope + clipped_slope)
+  descends = change < 0
 
   # Otherwise as far towards the minimiser as no weight turns negative.
   blocks = support & (target <= 0)
@@ -138,43 +132,43 @@ def step(
   partial = jnp.where(leaving, 0.0, partial)
   partial_image = image + fraction * (target_image - image)
 
-  # Who enters: every vertex below the supporting hyperplane, or the lowest.
-  depth = -(target_image + ratio * (jnp.dot(ratio, target) - 1.0))
+  # Every vertex below the supporting hyperplane enters.
+  depth = -(target_image + ratio * (_scaling.dot(ratio, target) - 1.0))
   depth = jnp.where(usable & ~support, depth, -jnp.inf)
   below = depth > tol * jnp.sum(clipped)
   entering = below & (feasible | (state.iterations < _EAGER_ITERATIONS))
-  kept = support & (clipped > 0)
+  kept = support & (target > 0)
 
   new_point = jnp.where(descends, clipped, partial)
   new_image = jnp.where(descends, clipped_image, partial_image)
   residual = residual_of(problem, new_point, new_image)
-  new = WolfeState(
-      point=new_point,
-      image=new_image,
-      support=jnp.where(descends, kept | entering, support & ~leaving),
-      ridge=state.ridge,
-      residual=residual,
-      iterations=state.iterations + 1,
-      stalled=feasible & ~descends,
-  )
   # Where the minimiser is feasible but no lower, rounding has the last word.
-  keep = broken | new.stalled
-  ridge = jnp.where(broken, _RIDGE_GROWTH * state.ridge, state.ridge)
+  stalled = feasible & ~descends & ~broken
+  new = WolfeState(
+    point=new_point,
+    image=new_image,
+    support=jnp.where(descends, kept | entering, support & ~leaving),
+    ridge=state.ridge,
+    residual=residual,
+    iterations=state.iterations,
+    stalled=stalled,
+  )
+  keep = broken | stalled
   new = jax.tree.map(lambda a, b: jnp.where(keep, a, b), state, new)
   return new._replace(
-      ridge=ridge,
-      iterations=state.iterations + 1,
-      stalled=feasible & ~descends & ~broken,
+    ridge=jnp.where(broken, _RIDGE_GROWTH * state.ridge, state.ridge),
+    iterations=state.iterations + 1,
+    stalled=stalled,
   )
 
 
 def residual_of(
-    problem: WolfeProblem, point: jax.Array, image: jax.Array
+  problem: WolfeProblem, point: jax.Array, image: jax.Array
 ) -> jax.Array:
   """The relative duality gap of `min_norm`, from `u` and `C u`."""
   total = jnp.sum(point)
-  scale = jnp.dot(problem.ratio, point)
-  level = jnp.dot(point, image) / jnp.where(scale > 0, scale, 1.0)
+  scale = _scaling.dot(problem.ratio, point)
+  level = _scaling.dot(point, image) / jnp.where(scale > 0, scale, 1.0)
   gap = jnp.where(problem.usable, problem.ratio * level - image, -jnp.inf)
   gap = jnp.maximum(jnp.max(gap), 0.0) / jnp.where(total > 0, total, 1.0)
   return jnp.where((total > 0) & (scale > 0), gap, jnp.inf)

@@ -15,7 +15,7 @@ from optax_mtl.solvers import _certificate, _unit_gram
 # terms that they are sums of. From the first of these multiples on, the
 # iteration ends as soon as an error stops halving; at the second at once.
 _NEAR = 16.0
-_AT = 2.0
+_AT = 0.5
 # Largest step towards zero, in the logarithm: keeps float32 from underflowing.
 _SHRINK = 20.0
 
@@ -46,13 +46,13 @@ def _balance(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Solves `M x = target * x ** (-1 / alpha)` for `x > 0` with unit diagonal.
 
-  Newton's method on `M x = y` and `log x / alpha + log y = log target`, with `x`
-  and `y` kept positive. Its linear system is `M + diag(y / (alpha x))`. Taking
-  `y` for an unknown of its own is what makes it converge in a handful of steps
-  where gradients conflict: Newton on `x` alone, damped, takes tens of them as
-  long as some `(M x)_i` is negative. Moving down exponentially needs no line
-  search, and lets `x` fall by orders of magnitude in a step, as a large `alpha`
-  wants.
+  Newton's method on `M x = y` and `log x / alpha + log y = log target`, with
+  `x` and `y` kept positive. Its linear system is `M + diag(y / (alpha x))`.
+  Taking `y` for an unknown of its own is what makes it converge in a handful of
+  steps where gradients conflict: Newton on `x` alone, damped, takes tens of
+  them as long as some `(M x)_i` is negative. Moving down exponentially needs no
+  line search, and lets `x` fall by orders of magnitude in a step, as a large
+  `alpha` wants.
 
   Args:
     unit: `[T, T]`. Gram matrix with unit diagonal.
@@ -108,8 +108,7 @@ def _balance(
 def _finish(unit, weights, error, count, tol):
   weights = unit.poison(jnp.where(unit.present, weights, 0.0))
   residual = jnp.max(jnp.where(unit.present, jnp.abs(error), 0.0))
-  converged = (residual <= tol) & unit.finite
-  return weights, _certificate.Certificate(residual, count, converged)
+  return weights, unit.certify(residual, count, tol)
 
 
 def nash_bargaining(
@@ -186,10 +185,10 @@ def fairness(
 ) -> tuple[jax.Array, _certificate.Certificate]:
   r"""Weights of the alpha-fair solution.
 
-  The positive weights with :math:`M w = w^{-1/\alpha}`, elementwise. `alpha = 1`
-  is `nash_bargaining`; towards 0 the sum of the gains counts, for large `alpha`
-  the smallest gain. They scale with the gradients: multiplying these by `c`
-  multiplies the weights by :math:`c^{-2\alpha/(1+\alpha)}`.
+  The positive weights with :math:`M w = w^{-1/\alpha}`, elementwise.
+  `alpha = 1` is `nash_bargaining`; towards 0 the sum of the gains counts, for
+  large `alpha` the smallest gain. They scale with the gradients: multiplying
+  these by `c` multiplies the weights by :math:`c^{-2\alpha/(1+\alpha)}`.
 
   They do not exist at a Pareto stationary point; see `nash_bargaining` for what
   is returned there.

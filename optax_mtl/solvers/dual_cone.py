@@ -92,6 +92,9 @@ def _pivot(
   sign = jnp.where(dropping, 1.0, -1.0).astype(dtype)
   row = row + jnp.where(hot, sign, 0.0)
   scaled = row * jnp.where(going, 1.0 / jnp.where(going, pivot, 1.0), 0.0)
+  # Else the row's chain of operations is fused into the update and evaluated
+  # anew for each of its K T T entries.
+  row, scaled = lax.optimization_barrier((row, scaled))
   return _Pivots(
     state.count + 1,
     state.tableau - row[:, :, None] * scaled[:, None, :],
@@ -274,7 +277,4 @@ def project_dual_cone(
   free = jnp.broadcast_to(unit.present[None, :], start.shape)
   extra, residual, count = _solve(unit.gram, start / size, free, tol, max_iter)
   answer = lower + extra * size / unit.norms[None, :]
-  certificate = _certificate.Certificate(
-    residual, count, (residual <= tol) & unit.finite
-  )
-  return unit.poison(answer), certificate
+  return unit.poison(answer), unit.certify(residual, count, tol)

@@ -1,5 +1,6 @@
 """The shortest vector in the convex hull of the gradients."""
 
+import functools
 from typing import Any
 
 import jax
@@ -13,13 +14,13 @@ VARIANTS = ("wolfe", "pairwise", "away", "vanilla")
 
 
 def min_norm(
-    gram: jax.Array,
-    *,
-    variant: str = "wolfe",
-    active: jax.Array | None = None,
-    init: jax.Array | None = None,
-    tol: float | jax.Array | None = None,
-    max_iter: int | jax.Array | None = None,
+  gram: jax.Array,
+  *,
+  variant: str = "wolfe",
+  active: jax.Array | None = None,
+  init: jax.Array | None = None,
+  tol: float | jax.Array | None = None,
+  max_iter: int | jax.Array | None = None,
 ) -> tuple[jax.Array, _certificate.Certificate]:
   r"""Weights of the shortest vector in the convex hull of the gradients.
 
@@ -37,20 +38,21 @@ def min_norm(
   (proof: `||d||^2 - ||d*||^2 <= 2 d.(d - d*)`, and `d*` is the mean of the
   `g_i` under `w*`). For rows of one length it is `gap / n^2`.
 
-  Accuracy. `M` itself is known to one rounding per entry, that is, with `eps`
-  the machine epsilon, to `eps n_i n_j`; no solver can see less than
-  `eps (s^2 + s*^2)` of `||d||^2` in it. The default stays within four times
-  that: `||d||^2 <= ||d*||^2 + 4 eps (s^2 + s*^2)`. Wherever `||d*||` is not
-  much shorter than `s`, the mean length that it is made of, this is a relative
-  error of a few `eps`; where gradients all but cancel, only the Gram matrix in
-  float64 says more.
+  Accuracy. In floating point the residual is known to about two machine
+  epsilons `eps`, of which one half is the rounding of `M` to its own dtype. So
+
+      ||d||^2 <= ||d*||^2 + (tol + 2 eps) (s^2 + s*^2).
+
+  Where `||d*||` is not much shorter than `s`, the mean length that it is made
+  of, the default's relative error is a few `eps`; where gradients all but
+  cancel, it takes a Gram matrix in float64 to know more.
 
   The variants:
 
   * `"wolfe"`: fully corrective, exact after finitely many steps. Each solves
-    the equality constrained problem on a support, from which vertices leave
-    and which vertices enter, at first in blocks. `O(T^3)` a step, typically 1
-    to 10 steps for T up to 64. T = 2 is in closed form.
+    the equality constrained problem on a support by one Cholesky factor;
+    vertices enter and leave in blocks, so a handful of steps is typical.
+    `O(T^3)` a step. T = 2 is in closed form.
   * `"pairwise"`, `"away"`: linear convergence, at a rate that suffers from
     unequal row lengths. `O(T^2)` a step.
   * `"vanilla"`: plain Frank-Wolfe with exact line search. Sublinear.
@@ -101,52 +103,22 @@ def min_norm(
   gram, active, init = _check(gram, variant, active, init)
   _checks.check_range("tol", tol, 0.0, open_low=True)
   _checks.check_range("max_iter", max_iter, 1)
-  num_tasks, dtype = gram.shape[0], gram.dtype
   if tol is None:
-    tol = _default_tol(variant, dtype)
-  tol = jnp.asarray(tol, dtype)
+    tol = _default_tol(variant, gram.dtype)
   if max_iter is None:
-    max_iter = 50 + 3 * num_tasks if variant == "wolfe" else 1000
+    max_iter = 50 + 3 * gram.shape[0] if variant == "wolfe" else 1000
+  tol = jnp.asarray(tol, gram.dtype)
   max_iter = jnp.asarray(max_iter, jnp.int32)
-
-  scaled = _scaling.scale_gram(gram, active)
-  settled = _settled(scaled)
-  if num_tasks == 1:
-    values = scaled.usable.astype(dtype)
-    residual, iterations = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-  elif num_tasks == 2 and variant == "wolfe":
-    values = _wolfe.two_vertices(scaled)
-    problem = _wolfe.make_problem(scaled)
-    point = values * scaled.lengths / jnp.max(scaled.lengths)
-    image = jnp.dot(problem.cosines, point, precision="highest")
-    residual = _wolfe.residual_of(problem, point, image)
-    iterations = jnp.zeros((), jnp.int32)
-  else:
-    problem, state, step = _build(scaled, variant, init, tol)
-
-    def proceed(state):
-      going = (state.residual > tol) & (state.iterations < max_iter)
-      return going & ~state.stalled
-
-    state = state._replace(stalled=settled)
-    state = lax.while_loop(proceed, step, state)
-    values, residual = _values(problem, state), state.residual
-    iterations = state.iterations
-  weights = _finish(scaled, values)
-  residual = jnp.where(settled, 0.0, residual)
-  residual = jnp.where(scaled.finite, residual, jnp.nan)
-  return weights, _certificate.Certificate(
-      residual, iterations, residual <= tol
-  )
+  return _solve(gram, active, init, tol, max_iter, variant=variant)
 
 
 def min_norm_trace(
-    gram: jax.Array,
-    *,
-    variant: str = "wolfe",
-    num_steps: int,
-    active: jax.Array | None = None,
-    init: jax.Array | None = None,
+  gram: jax.Array,
+  *,
+  variant: str = "wolfe",
+  num_steps: int,
+  active: jax.Array | None = None,
+  init: jax.Array | None = None,
 ) -> jax.Array:
   """The residual of `min_norm` after each of its first steps, for a plot.
 
@@ -177,6 +149,63 @@ def min_norm_trace(
   """
   gram, active, init = _check(gram, variant, active, init)
   _checks.check_range("num_steps", num_steps, 1)
+  return _trace(gram, active, init, variant=variant, num_steps=num_steps)
+
+
+# Compiled as a whole, for calls from outside of jit.
+@functools.partial(jax.jit, static_argnames="variant")
+def _solve(
+  gram: jax.Array,
+  active: jax.Array,
+  init: jax.Array | None,
+  tol: jax.Array,
+  max_iter: jax.Array,
+  *,
+  variant: str,
+) -> tuple[jax.Array, _certificate.Certificate]:
+  """`min_norm` on checked arguments."""
+  num_tasks, dtype = gram.shape[0], gram.dtype
+  scaled = _scaling.scale_gram(gram, active)
+  settled = _settled(scaled)
+  if num_tasks == 1:
+    values = scaled.usable.astype(dtype)
+    residual, iterations = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+  elif num_tasks == 2 and variant == "wolfe":
+    values = _wolfe.two_vertices(scaled)
+    problem = _wolfe.make_problem(scaled)
+    point = values * scaled.lengths / jnp.max(scaled.lengths)
+    image = _scaling.dot(problem.cosines, point)
+    residual = _wolfe.residual_of(problem, point, image)
+    iterations = jnp.zeros((), jnp.int32)
+  else:
+    problem, state, step = _build(scaled, variant, init, tol)
+
+    def proceed(state):
+      going = (state.residual > tol) & (state.iterations < max_iter)
+      return going & ~state.stalled
+
+    state = state._replace(stalled=settled)
+    state = lax.while_loop(proceed, step, state)
+    values, residual = _values(problem, state), state.residual
+    iterations = state.iterations
+  weights = _finish(scaled, values)
+  residual = jnp.where(settled, 0.0, residual)
+  residual = jnp.where(scaled.finite, residual, jnp.nan)
+  return weights, _certificate.Certificate(
+    residual, iterations, residual <= tol
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("variant", "num_steps"))
+def _trace(
+  gram: jax.Array,
+  active: jax.Array,
+  init: jax.Array | None,
+  *,
+  variant: str,
+  num_steps: int,
+) -> jax.Array:
+  """`min_norm_trace` on checked arguments."""
   scaled = _scaling.scale_gram(gram, active)
   settled = _settled(scaled)
   tol = jnp.asarray(jnp.finfo(gram.dtype).eps, gram.dtype)
@@ -195,20 +224,20 @@ def min_norm_trace(
 
 
 def _check(
-    gram: Any, variant: Any, active: Any, init: Any
+  gram: Any, variant: Any, active: Any, init: Any
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
   """The array arguments in their working dtypes, or an error."""
   _checks.check_choice("variant", variant, VARIANTS)
   gram = jnp.asarray(gram)
   if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not gram.shape[0]:
     raise ValueError(
-        f"gram must have shape [T, T] with T >= 1, got {list(gram.shape)}. "
-        "Pass G @ G.T; for a batch of matrices use jax.vmap."
+      f"gram must have shape [T, T] with T >= 1, got {list(gram.shape)}. "
+      "Pass G @ G.T; for a batch of matrices use jax.vmap."
     )
   if jnp.iscomplexobj(gram) or gram.dtype == jnp.bool_:
     raise TypeError(
-        f"gram must be real, got {gram.dtype}. For complex gradients pass the "
-        "real part of their inner products."
+      f"gram must be real, got {gram.dtype}. For complex gradients pass the "
+      "real part of their inner products."
     )
   num_tasks = gram.shape[0]
   if active is None:
@@ -234,24 +263,24 @@ def _settled(scaled: _scaling.ScaledGram) -> jax.Array:
 
 
 def _build(
-    scaled: _scaling.ScaledGram,
-    variant: str,
-    init: jax.Array | None,
-    tol: jax.Array,
+  scaled: _scaling.ScaledGram,
+  variant: str,
+  init: jax.Array | None,
+  tol: jax.Array,
 ) -> tuple[Any, Any, Any]:
   """A variant's problem, its first state, and the step from state to state."""
   if variant == "wolfe":
     problem = _wolfe.make_problem(scaled)
     return (
-        problem,
-        _wolfe.init(problem, init),
-        lambda state: _wolfe.step(problem, state, tol),
+      problem,
+      _wolfe.init(problem, init),
+      lambda state: _wolfe.step(problem, state, tol),
     )
   problem = _frank_wolfe.make_problem(scaled)
   return (
-      problem,
-      _frank_wolfe.init(problem, init),
-      lambda state: _frank_wolfe.step(problem, state, variant),
+    problem,
+    _frank_wolfe.init(problem, init),
+    lambda state: _frank_wolfe.step(problem, state, variant),
   )
 
 
@@ -266,7 +295,7 @@ def _finish(scaled: _scaling.ScaledGram, values: jax.Array) -> jax.Array:
   """Weights on the simplex; the cases that need no solving; NaN for NaN."""
   values = jnp.where(scaled.usable, values, 0.0)
   values = jnp.where(
-      jnp.any(scaled.zero), scaled.zero.astype(values.dtype), values
+    jnp.any(scaled.zero), scaled.zero.astype(values.dtype), values
   )
   total = jnp.sum(values)
   weights = values / jnp.where(total > 0, total, 1.0)

@@ -7,10 +7,10 @@ from optax_mtl import _checks, _dtypes
 
 
 def project_simplex(
-    v: jax.Array,
-    *,
-    active: jax.Array | None = None,
-    total: float | jax.Array = 1.0,
+  v: jax.Array,
+  *,
+  active: jax.Array | None = None,
+  total: float | jax.Array = 1.0,
 ) -> jax.Array:
   """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
 
@@ -52,6 +52,13 @@ def project_simplex(
     active = _checks.task_mask(active, v.shape[0], "active")
   v = _checks.task_vector(v, v.shape[0], "v")
   total = jnp.asarray(total, _dtypes.solver_dtype())
+  return _project(v, active, total)
+
+
+# Compiled as a whole, for calls from outside of jit.
+@jax.jit
+def _project(v: jax.Array, active: jax.Array, total: jax.Array) -> jax.Array:
+  """`project_simplex` on checked arguments."""
   bad = jnp.any(active & (jnp.isnan(v) | (v == jnp.inf)))
 
   # Counted from the largest entry, so that a large common part of `v` costs no

@@ -1,0 +1,202 @@
+"""The Gram matrix on one CPU device, near the memory's limit.
+
+XLA's product of a `[T, P]` array with its own transpose repacks one operand,
+all of it, on one thread: for T=2 and P=1e7 some 75 ms where reading the data
+takes 2. Everything is well once the operands sit in the cache, so:
+
+* one loop runs over column blocks of all large leaves, each a few hundred
+  kilobytes. One loop for all, a `switch` picking the leaf a block comes from,
+  because a loop per leaf would cost 50 ms of compile time per leaf;
+* up to `_PAIRS` tasks the block's rows are multiplied pair by pair into
+  accumulators of a few thousand lanes, which vectorizes and is added up once
+  at the end; above, the block's Gram matrix is a small dense product;
+* leaves under one block are multiplied directly, and tiny ones are first
+  concatenated, a bounded number of columns at a time.
+
+The accumulators also make the result more accurate than one long sum.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_mtl._dtypes import solver_dtype
+
+# Up to this many tasks the loop multiplies pairs of rows; a dense product's
+# packing costs more than the arithmetic there.
+_PAIRS = 4
+
+# Blocks of pairs are added up over this many slices before they touch the
+# accumulators, which saves loads and stores.
+_SLICES = 4
+
+# Leaves of at most this many columns are concatenated, into groups of at most
+# `_GROUP` columns, which bounds the memory.
+_TINY = 4096
+_GROUP = 1 << 16
+
+
+def block_columns(num_tasks: int) -> int:
+  """Columns per block, a power of two."""
+  if num_tasks <= 2:
+    return 1 << 15
+  if num_tasks <= _PAIRS:
+    return 1 << 14
+  return 1 << 13 if num_tasks <= 16 else 1 << 14
+
+
+def real_parts(leaf) -> tuple[jax.Array, ...]:
+  """The leaf, or its real and its imaginary part."""
+  if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+    return (jnp.real(leaf), jnp.imag(leaf))
+  return (leaf,)
+
+
+def _product(block) -> jax.Array:
+  """Gram matrix of one `[T, columns]` block."""
+  return jax.lax.dot_general(
+    block,
+    block,
+    (((1,), (1,)), ((), ())),
+    precision="highest",
+    preferred_element_type=solver_dtype(),
+  )
+
+
+def _varying(x) -> frozenset:
+  """The mesh axes of a surrounding `shard_map` over which `x` varies."""
+  aval = jax.typeof(x)
+  # jax 0.10 keeps them in `mat`, earlier versions in `vma`.
+  if hasattr(aval, "mat"):
+    return frozenset(aval.mat.varying)
+  return frozenset(getattr(aval, "vma", ()))
+
+
+def _vary(x, axes):
+  """Marks `x` as varying over `axes`, which loops in `shard_map` ask for."""
+  missing = tuple(sorted(axes - _varying(x)))
+  return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def _groups(tiny) -> list[list[jax.Array]]:
+  """Splits `[T, columns]` arrays into groups of at most `_GROUP` columns."""
+  groups, columns = [], _GROUP
+  for rows in tiny:
+    if columns + rows.shape[1] > _GROUP:
+      groups.append([])
+      columns = 0
+    groups[-1].append(rows)
+    columns += rows.shape[1]
+  return groups
+
+
+def _read(source, row, column, shape) -> jax.Array:
+  """A `shape` piece of a source from `row` and `column` on."""
+  rows, part = source
+  start = (jnp.int32(row), jnp.asarray(column, jnp.int32))
+  piece = jax.lax.dynamic_slice(
+    rows, start, shape, allow_negative_indices=False
+  )
+  return part(piece).astype(solver_dtype())
+
+
+def _loop(sources, num_tasks: int, axes) -> jax.Array:
+  """Gram matrix of the sources' whole blocks, `(rows [T, P], part)` each."""
+  columns = block_columns(num_tasks)
+  counts = [rows.shape[1] // columns for rows, _ in sources]
+  # Block b of the loop is block `number[b]` of the leaf `leaf[b]`.
+  leaf = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+  number = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+  by_pairs = num_tasks <= _PAIRS
+  pairs = [(i, j) for i in range(num_tasks) for j in range(i + 1)]
+  lanes = columns // _SLICES
+  dtype = solver_dtype()
+
+  def block(leaf, number):
+    readers = [
+      lambda n, source=source: _read(
+        source, 0, n * columns, (num_tasks, columns)
+      )
+      for source in sources
+    ]
+    if len(readers) == 1:
+      return readers[0](number)
+    return jax.lax.switch(leaf, readers, number)
+
+  def multiply(total, which):
+    return total + _product(block(*which)), None
+
+  def multiply_pairs(total, which):
+    leaf, number = which
+    if len(sources) == 1:
+      # Rows read one by one fuse into the products; rows cut out of a block
+      # that is itself read in place are a factor of 4 slower.
+      def lane(i, k):
+        column = number * columns + k * lanes
+        return _read(sources[0], i, column, (1, lanes))
+    else:
+      rows = block(leaf, number)
+
+      def lane(i, k):
+        return rows[i : i + 1, k * lanes : (k + 1) * lanes]
+
+    sums = []
+    for old, (i, j) in zip(total, pairs, strict=True):
+      terms = [lane(i, k) * lane(j, k) for k in range(_SLICES)]
+      sums.append(old + functools.reduce(jnp.add, terms))
+    return tuple(sums), None
+
+  if by_pairs:
+    step = multiply_pairs
+    init = tuple(jnp.zeros((1, lanes), dtype) for _ in pairs)
+  else:
+    step = multiply
+    init = jnp.zeros((num_tasks, num_tasks), dtype)
+  init = jax.tree.map(lambda x: _vary(x, axes), init)
+  total, _ = jax.lax.scan(step, init, (jnp.asarray(leaf), jnp.asarray(number)))
+  if not by_pairs:
+    return total
+  result = _vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+  for (i, j), entry in zip(pairs, total, strict=True):
+    result = result.at[i, j].set(jnp.sum(entry))
+  return result
+
+
+def gram(*leaves, num_tasks: int) -> jax.Array:
+  """Lower triangle (at least) of the Gram matrix, leaves whole on one device.
+
+  Args:
+    *leaves: Arrays `[T, *shape]`, floating or complex.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T, T]` of `solver_dtype()`; entries above the diagonal are not to be
+    used.
+  """
+  columns = block_columns(num_tasks)
+  axes = frozenset().union(*(_varying(leaf) for leaf in leaves))
+  total = _vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
+  large, tiny = [], []
+  for leaf in leaves:
+    # Free: on one device the leaf is contiguous.
+    rows = _vary(leaf.reshape(num_tasks, leaf.size // num_tasks), axes)
+    whole = rows.shape[1] // columns * columns
+    if whole:
+      if jnp.issubdtype(rows.dtype, jnp.complexfloating):
+        large += [(rows, jnp.real), (rows, jnp.imag)]
+      else:
+        large.append((rows, lambda x: x))
+    if whole == rows.shape[1]:
+      continue
+    for rest in real_parts(rows[:, whole:]):
+      if rest.shape[1] <= _TINY:
+        tiny.append(rest.astype(solver_dtype()))
+      else:
+        total = total + _product(rest)
+  for group in _groups(tiny):
+    total = total + _product(jnp.concatenate(group, axis=1))
+  if large:
+    total = total + _loop(large, num_tasks, axes)
+  return total

@@ -1,0 +1,80 @@
+"""Every method: a run that is saved, restored and gone on with is the same.
+
+Bit for bit: the same compiled step runs on before and after.
+"""
+
+import pickle
+
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint
+import pytest
+from flax import serialization
+
+import harness
+
+# optax.adam mixes dtypes.
+pytestmark = pytest.mark.standard_promotion
+every_method = pytest.mark.parametrize("name", harness.NAMES)
+
+
+def with_msgpack(state, like, folder):
+  path = folder / "state.msgpack"
+  path.write_bytes(serialization.to_bytes(state))
+  return serialization.from_bytes(like, path.read_bytes())
+
+
+def with_pickle(state, like, folder):
+  del like
+  path = folder / "state.pickle"
+  path.write_bytes(pickle.dumps(jax.device_get(state)))
+  return pickle.loads(path.read_bytes())
+
+
+def with_orbax(state, like, folder):
+  with orbax.checkpoint.StandardCheckpointer() as checkpointer:
+    checkpointer.save(folder / "state", state)
+    checkpointer.wait_until_finished()
+    return checkpointer.restore(folder / "state", like)
+
+
+SAVERS = {"msgpack": with_msgpack, "orbax": with_orbax, "pickle": with_pickle}
+
+
+@every_method
+def test_restored_runs_are_bit_identical(name, tmp_path):
+  """Saved in the middle of an epoch of `dwa`, of both phases of `pareto_mtl`."""
+  tx = optax.chain(harness.build(name), optax.adam(0.1))
+  data = harness.to_dtype(harness.data(), "float32")
+
+  traces = []
+
+  @jax.jit
+  def step(params, state, row):
+    traces.append(None)
+    updates, state = tx.update(row.grads, state, params, **row.extra)
+    return optax.apply_updates(params, updates), state
+
+  def steps(params, state, start, stop):
+    for i in range(start, stop):
+      row = jax.tree.map(lambda leaf, i=i: leaf[i], data)
+      params, state = step(params, state, row)
+    return params, state
+
+  params = harness.params()
+  params, state = steps(params, tx.init(params), 0, 13)
+  expected = steps(params, state, 13, 20)
+  like = tx.init(harness.params())
+  for saver, save_and_restore in SAVERS.items():
+    folder = tmp_path / saver
+    folder.mkdir()
+    restored = save_and_restore((params, state), (params, like), folder)
+    assert jax.tree.structure(restored) == jax.tree.structure((params, state))
+    for old, new in zip(
+      jax.tree.leaves((params, state)), jax.tree.leaves(restored), strict=True
+    ):
+      assert old.dtype == new.dtype, saver
+    resumed = steps(*restored, 13, 20)
+    jax.tree.map(np.testing.assert_array_equal, resumed, expected)
+  assert len(traces) == 1, "a restored state costs another trace"

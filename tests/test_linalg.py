@@ -1,0 +1,410 @@
+"""Gram matrix, combination and finiteness against float64 NumPy."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from optax_mtl import _linalg, _linalg_cpu
+from optax_mtl._dtypes import solver_dtype
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Every threshold of the CPU path, from just below to just above.
+_TINY = _linalg_cpu._TINY
+
+
+def _shapes(num_tasks):
+  block = _linalg_cpu.block_columns(num_tasks)
+  return {
+    "scalar": (),
+    "empty": (0,),
+    "one": (1,),
+    "bias": (7,),
+    "kernel": (3, 3, 4, 5),
+    "tiny-": (_TINY - 1,),
+    "tiny": (_TINY,),
+    "tiny+": (_TINY + 1,),
+    "block-": (block - 1,),
+    "block": (block // 4, 4),
+    "block+": (block + 1,),
+    "blocks-": (3 * block - 1,),
+    "blocks": (3, block),
+    "blocks+": (1, 3 * block + _TINY + 1, 1),
+  }
+
+
+def _tree(num_tasks, shapes, seed=0, dtype=np.float32):
+  rng = np.random.default_rng(seed)
+  return {
+    name: rng.standard_normal((num_tasks, *shape)).astype(dtype)
+    for name, shape in shapes.items()
+  }
+
+
+def _rows(tree, num_tasks):
+  """All leaves as one float64 or complex128 matrix."""
+  leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+  wide = np.complex128 if any(np.iscomplexobj(x) for x in leaves) else float
+  rows = [x.astype(wide).reshape(num_tasks, -1) for x in leaves]
+  return np.concatenate(rows, axis=1)
+
+
+def _check_gram(got, tree, num_tasks, terms):
+  """Compares with NumPy, to the rounding of `terms` additions in a row."""
+  rows = _rows(tree, num_tasks)
+  want = (rows @ rows.conj().T).real
+  # |error| <= n * eps * sum_k |x_k y_k|, and that sum is at most the product
+  # of the norms. n is the longest chain of additions: a dense product of one
+  # block may add its columns one after another. Random signs make the actual
+  # error about sqrt(n); four times that leaves room for the tail.
+  eps = float(jnp.finfo(got.dtype).eps)
+  norms = np.sqrt(np.diag(want))
+  bound = 4 * np.sqrt(terms) * eps * np.outer(norms, norms)
+  assert got.dtype == solver_dtype()
+  assert got.shape == (num_tasks, num_tasks)
+  np.testing.assert_array_equal(got, got.T)
+  np.testing.assert_array_less(np.abs(np.asarray(got) - want), bound + 1e-300)
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 4, 5, 17])
+def test_gram_of_all_leaf_sizes(num_tasks):
+  tree = _tree(num_tasks, _shapes(num_tasks))
+  terms = _linalg_cpu.block_columns(num_tasks)
+  _check_gram(_linalg.gram(tree, num_tasks), tree, num_tasks, terms)
+
+
+@pytest.mark.parametrize("name", list(_shapes(2)))
+def test_gram_of_one_leaf(name):
+  num_tasks = 2
+  # Twice: alone, and next to a leaf that takes the tree over the threshold of
+  # the loop, so that small leaves pass through the CPU path as well.
+  shapes = _shapes(num_tasks)
+  for chosen in (
+    {name: shapes[name]},
+    {name: shapes[name], "other": (3 * _linalg_cpu.block_columns(2),)},
+  ):
+    tree = _tree(num_tasks, chosen, seed=1)
+    terms = max(_linalg_cpu.block_columns(num_tasks), 4)
+    _check_gram(_linalg.gram(tree, num_tasks), tree, num_tasks, terms)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 6])
+def test_gram_of_mixed_dtypes(num_tasks):
+  tree = _tree(num_tasks, _shapes(num_tasks), seed=2)
+  lowered = {
+    "bfloat16": jnp.bfloat16,
+    "float16": jnp.float16,
+    "float32": jnp.float32,
+  }
+  tree = {
+    f"{name} {key}": jnp.asarray(leaf).astype(dtype)
+    for name, leaf in tree.items()
+    for key, dtype in lowered.items()
+  }
+  rng = np.random.default_rng(3)
+  for name, size in (("small", 9), ("large", 70_001)):
+    pair = rng.standard_normal((2, num_tasks, size)).astype(np.float32)
+    tree[f"complex {name}"] = jax.lax.complex(*map(jnp.asarray, pair))
+  terms = _linalg_cpu.block_columns(num_tasks)
+  _check_gram(_linalg.gram(tree, num_tasks), tree, num_tasks, terms)
+
+
+def test_low_precision_is_not_summed_in_low_precision():
+  # 1 + 2**-8 in bfloat16 sums stops at 256; float32 holds all of these.
+  tree = [jnp.ones((2, 300_001), jnp.bfloat16), jnp.ones((2, 513), jnp.float16)]
+  np.testing.assert_array_equal(_linalg.gram(tree, 2), np.full((2, 2), 300514))
+  rows = [jnp.concatenate([jnp.full((1, 3), 256.0), jnp.ones((256, 3))])]
+  rows = [row.astype(jnp.bfloat16) for row in rows]
+  got = _linalg.combine(rows, jnp.ones((257,)))[0]
+  np.testing.assert_array_equal(np.asarray(got, np.float32), np.full(3, 512.0))
+
+
+def test_long_sums_stay_accurate():
+  # Equal terms are the worst case: every addition rounds the same way. The
+  # error of a chain of n additions is at most n * eps / 2, and blocks bound n
+  # by the number of blocks (123) plus the columns that one block's product may
+  # add one after another. One running sum of all columns would allow 0.2.
+  for num_tasks, size in ((2, 4_000_003), (6, 1_000_003)):
+    terms = 123 + (1 << 13)
+    leaf = jnp.full((num_tasks, size), 0.1, jnp.float32)
+    got = np.asarray(_linalg.gram([leaf], num_tasks), np.float64)
+    want = size * float(np.float32(0.1)) ** 2
+    eps = float(jnp.finfo(jnp.float32).eps)
+    np.testing.assert_allclose(got, want, rtol=terms * eps / 2)
+
+
+def test_empty_trees():
+  for tree in ({}, [], [jnp.zeros((3, 0))], [jnp.zeros((3, 4, 0, 2))]):
+    got = _linalg.gram(tree, 3)
+    np.testing.assert_array_equal(got, np.zeros((3, 3)))
+    assert got.dtype == solver_dtype() and not got.weak_type
+    np.testing.assert_array_equal(_linalg.finite(tree, 3), np.ones(3, bool))
+  assert _linalg.combine({}, jnp.ones((3,))) == {}
+  assert _linalg.combine([jnp.zeros((3, 0))], jnp.ones((3,)))[0].shape == (0,)
+
+
+@pytest.mark.parametrize("num_tasks", [3, 6])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["scalar", "bias", "tiny+", "blocks+"])
+def test_gram_and_finite_keep_a_bad_task_to_itself(num_tasks, bad, name):
+  tree = _tree(num_tasks, _shapes(num_tasks), seed=4)
+  tree[name].reshape(num_tasks, -1)[1, -1] = bad
+  got = np.isfinite(_linalg.gram(tree, num_tasks))
+  good = np.arange(num_tasks) != 1
+  np.testing.assert_array_equal(got, np.outer(good, good))
+  np.testing.assert_array_equal(_linalg.finite(tree, num_tasks), good)
+
+
+def test_finite_knows_large_from_infinite():
+  large = np.full((3, 5000), np.finfo(np.float32).max)
+  bad = large.copy()
+  bad[0, 17], bad[2, 0] = -np.inf, np.nan
+  tree = {
+    "a": large,
+    "b": np.full((3, 8), jnp.finfo(jnp.bfloat16).max, jnp.bfloat16),
+    "c": np.full((3, 2), np.complex64(complex(1e38, -1e38))),
+    "d": np.ones((3, 2), np.int32),
+  }
+  jitted = jax.jit(_linalg.finite, static_argnums=1)
+  for function in (_linalg.finite, jitted):
+    np.testing.assert_array_equal(function(tree, 3), [True] * 3)
+    got = function(tree | {"e": bad}, 3)
+    np.testing.assert_array_equal(got, [False, True, False])
+    imaginary = np.zeros((3, 2), np.complex64)
+    imaginary[1, 1] = complex(0, np.inf)
+    got = function(tree | {"e": imaginary}, 3)
+    np.testing.assert_array_equal(got, [True, False, True])
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 17, 40])
+@pytest.mark.parametrize("masked", [False, True])
+def test_combine(num_tasks, masked):
+  shapes = {"scalar": (), "empty": (0,), "bias": (7,), "kernel": (3, 4, 5)}
+  tree = _tree(num_tasks, shapes, seed=5)
+  tree["half"] = jnp.asarray(tree["kernel"]).astype(jnp.bfloat16)
+  tree["complex"] = tree["bias"] + np.complex64(1j) * tree["bias"][:, ::-1]
+  tree["list"] = [tree["bias"]]
+  rng = np.random.default_rng(6)
+  weights = rng.standard_normal(num_tasks).astype(np.float32)
+  keep = np.arange(num_tasks) % 3 != 1 if masked else None
+  got = jax.jit(_linalg.combine)(tree, jnp.asarray(weights), keep)
+  assert jax.tree.structure(got) == jax.tree.structure(tree)
+  used = weights.astype(np.float64) * (1 if keep is None else keep)
+  for leaf, out in zip(
+    jax.tree.leaves(tree), jax.tree.leaves(got), strict=True
+  ):
+    assert out.dtype == leaf.dtype and not out.weak_type
+    assert out.shape == leaf.shape[1:]
+    rows = np.asarray(leaf)
+    wide = np.complex128 if np.iscomplexobj(rows) else np.float64
+    rows = rows.astype(wide)
+    want = np.tensordot(used, rows, axes=1)
+    # T products and T - 1 additions, each rounded once relative to the sum of
+    # the terms' sizes, and the result once to its own dtype.
+    sizes = np.tensordot(np.abs(used), np.abs(rows), axes=1)
+    eps = num_tasks * float(jnp.finfo(jnp.float32).eps)
+    own = float(jnp.finfo(leaf.dtype).eps) * np.abs(want)
+    error = np.abs(np.asarray(out).astype(wide) - want)
+    assert np.all(error <= 2 * eps * sizes + own)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 20])
+def test_combine_selects(num_tasks):
+  leaf = np.ones((num_tasks, 5), np.float32)
+  leaf[1] = np.nan
+  keep = np.arange(num_tasks) != 1
+  got = _linalg.combine([leaf], jnp.ones((num_tasks,)), jnp.asarray(keep))
+  np.testing.assert_array_equal(got[0], np.full(5, num_tasks - 1.0))
+  nothing = jnp.zeros((num_tasks,), jnp.bool_)
+  got = _linalg.combine([leaf], jnp.ones((num_tasks,)), nothing)
+  np.testing.assert_array_equal(got[0], np.zeros(5))
+  # Without `keep` a nan is not hidden, not even by a weight of 0.
+  got = _linalg.combine([leaf], jnp.asarray(keep).astype(jnp.float32))
+  assert np.isnan(got[0]).all()
+
+
+@pytest.mark.parametrize("num_tasks", [2, 5])
+def test_vmap_and_scan(num_tasks):
+  block = _linalg_cpu.block_columns(num_tasks)
+  shapes = {"a": (block + 3,), "b": (2 * block, 2), "c": (9,)}
+  trees = [_tree(num_tasks, shapes, seed=s) for s in range(3)]
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+
+  def method(tree):
+    gram = _linalg.gram(tree, num_tasks)
+    update = _linalg.combine(tree, gram[0])
+    return gram, update, _linalg.finite(tree, num_tasks)
+
+  single = jax.jit(method)
+  want = jax.tree.map(lambda *x: jnp.stack(x), *[single(t) for t in trees])
+  mapped = jax.jit(jax.vmap(method))(stacked)
+  _, scanned = jax.lax.scan(lambda c, t: (c, method(t)), None, stacked)
+  # The same sums in another order.
+  rtol = 4 * np.sqrt(block) * float(jnp.finfo(jnp.float32).eps)
+  for got in (mapped, scanned):
+    for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+      scale = np.abs(np.asarray(y, np.float64)).max()
+      np.testing.assert_allclose(x, y, rtol=0, atol=rtol * scale)
+
+
+def test_gram_is_differentiable():
+  leaf = jnp.asarray(_tree(2, {"a": (70_000,)})["a"])
+  weights = jnp.asarray([[1.0, 2.0], [2.0, -1.0]])
+  got = jax.grad(lambda x: jnp.sum(_linalg.gram([x], 2) * weights))(leaf)
+  # Each entry is a sum of two products.
+  np.testing.assert_allclose(got, 2 * weights @ leaf, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 8, 40])
+def test_memory_stays_small(num_tasks):
+  size = 8_000_000 // num_tasks
+  side = 1 << 9
+  shapes = [(size // 2,), (size // 2 // side, side), (64,), ()]
+  leaves = [
+    jax.ShapeDtypeStruct((num_tasks, *shape), jnp.float32) for shape in shapes
+  ]
+
+  def method(leaves):
+    gram = _linalg.gram(leaves, num_tasks)
+    ok = _linalg.finite(leaves, num_tasks)
+    weights = jnp.where(ok, gram[0], jnp.zeros_like(gram[0]))
+    return _linalg.combine(leaves, weights), _linalg.combine(
+      leaves, weights, ok
+    )
+
+  memory = jax.jit(method).lower(leaves).compile().memory_analysis()
+  # One block and its accumulators; the data are 32 MB.
+  assert memory.temp_size_in_bytes < 0.1 * memory.argument_size_in_bytes
+
+
+def test_many_leaves_share_one_loop():
+  shapes = [(256, 256), (256,), (256, 1024), (1024,)] * 12
+  leaves = [jax.ShapeDtypeStruct((2, *s), jnp.float32) for s in shapes]
+  text = (
+    jax.jit(_linalg.gram, static_argnums=1).lower(leaves, 2).compile().as_text()
+  )
+  assert text.count(" while(") == 1
+  assert "conditional(" in text
+
+
+_SHARDED = """
+  import json, re
+  import jax, jax.numpy as jnp, numpy as np
+  from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+  from optax_mtl import _linalg
+
+  T = 3
+  rng = np.random.default_rng(0)
+  shapes = [(64, 2048), (16, 8192), (2048, 8, 8), (8,), ()]
+  host = [rng.standard_normal((T, *s)).astype(np.float32) for s in shapes]
+  rows = np.concatenate([x.reshape(T, -1) for x in host], 1).astype(float)
+  want = rows @ rows.T
+  weights = np.arange(1.0, T + 1, dtype=np.float32)
+  keep = np.array([True, False, True])
+  specs = {
+    "leading": [P(None, "a"), P(None, "a"), P(None, "a"), P(), P()],
+    "trailing": [P(None, None, "a"), P(None, None, "a"),
+                 P(None, None, "a"), P(None, "a"), P()],
+    "mixed": [P(None, "a"), P(None, None, "a"), P(None, None, None, "a"),
+              P(), P()],
+  }
+
+  def method(tree, w):
+    g = _linalg.gram(tree, T)
+    return (g, _linalg.combine(tree, w), _linalg.combine(tree, w, keep),
+            _linalg.finite(tree, T))
+
+  def collectives(text):
+    found = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|"
+                       r"reduce-scatter)(?:-start)?\\(", text)
+    return [(op, re.findall(r"\\w+\\[[\\d,]*\\]", t)) for t, op in found]
+
+  out = {}
+  for kind in ("auto", "explicit", "shard_map", "eager"):
+    axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
+    mesh = jax.make_mesh((8,), ("a",), axis_types=(axis,))
+    with jax.set_mesh(mesh):
+      for name, spec in specs.items():
+        tree = [jax.device_put(x, NamedSharding(mesh, s))
+                for x, s in zip(host, spec)]
+        if kind == "shard_map":
+          def gram(tree):
+            sharded = [x for x, s in zip(tree, spec) if "a" in s]
+            rest = [x for x, s in zip(tree, spec) if "a" not in s]
+            # The second term does not vary over "a".
+            return (jax.lax.psum(_linalg.gram(sharded, T), "a")
+                    + _linalg.gram(rest, T))
+          gram = jax.shard_map(gram, mesh=mesh, in_specs=(spec,), out_specs=P())
+          jitted = jax.jit(gram)
+        else:
+          jitted = jax.jit(lambda tree: _linalg.gram(tree, T))
+        if kind == "eager":
+          # Whole program by program, outside of jit.
+          g, c, ck, ok = method(tree, weights)
+          text = ""
+        else:
+          text = jitted.lower(tree).compile().as_text()
+          g = jitted(tree)
+          _, c, ck, ok = jax.jit(method)(tree, weights)
+        error = np.abs(g - want).max() / np.abs(want).max()
+        for got, w in ((c, weights), (ck, weights * keep)):
+          for x, y in zip(got, host):
+            np.testing.assert_allclose(
+              x, np.tensordot(w, y, 1), rtol=1e-5, atol=1e-5)
+        for x, s in zip(c, spec):
+          assert x.sharding.is_equivalent_to(
+            NamedSharding(mesh, P(*s[1:])), x.ndim), (kind, x.sharding, s)
+        assert np.all(ok)
+        combined = ""
+        if kind in ("auto", "explicit"):
+          combined = jax.jit(_linalg.combine).lower(
+            tree, weights, keep).compile().as_text()
+        out[f"{kind} {name}"] = dict(
+          error=float(error), gram=collectives(text),
+          combine=collectives(combined))
+  print(json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def sharded():
+  """What eight CPU devices do, from a process that has them."""
+  environment = dict(
+    os.environ,
+    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    PYTHONPATH=str(ROOT),
+    JAX_PLATFORMS="cpu",
+    JAX_NUMPY_DTYPE_PROMOTION="strict",
+    JAX_NUMPY_RANK_PROMOTION="raise",
+  )
+  done = subprocess.run(
+    [sys.executable, "-W", "error", "-c", textwrap.dedent(_SHARDED)],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("kind", ["auto", "explicit", "shard_map", "eager"])
+@pytest.mark.parametrize("name", ["leading", "trailing", "mixed"])
+def test_sharded(sharded, kind, name):
+  result = sharded[f"{kind} {name}"]
+  # 4 sqrt(n) eps with n the 32768 columns of one device's largest leaf.
+  assert result["error"] < 4 * np.sqrt(32768) * np.finfo(np.float32).eps
+  assert result["combine"] == []
+  if kind != "eager":
+    # One collective; XLA may carry one [T, T] matrix per leaf in it.
+    assert [op for op, _ in result["gram"]] == ["all-reduce"]
+    for shape in result["gram"][0][1]:
+      assert shape == "f32[3,3]"
