@@ -1,8 +1,7 @@
 """Batches in which some task has no label at all.
 
-Each example here is labelled for one task only, and the examples of a batch are
-labelled for the same two tasks. `active` [T] says which tasks a batch has; it is
-an array, so nothing is compiled again.
+Each batch here lacks the labels of one task, drawn at random. `active` [T] says
+which tasks a batch has; it is an array, so nothing is compiled again.
 """
 
 import digits

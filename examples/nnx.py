@@ -60,7 +60,7 @@ def train_step(model, optimizer, batch):
   return losses
 
 
-@nnx.jit
+@nnx.jit(static_argnames="tx")
 def implicit_step(model, tx, opt_state, batch):
   """The same step with gradients that are never stored.
 
@@ -86,9 +86,7 @@ def implicit_step(model, tx, opt_state, batch):
 
 def main():
   data = digits.load()
-  tx = optax.chain(
-    optax_mtl.mgda(num_tasks=3, shared=shared), optax.adam(3e-3)
-  )
+  tx = optax.chain(optax_mtl.mgda(num_tasks=3, shared=shared), optax.adam(3e-3))
   model = Network(nnx.Rngs(0))
   optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
   print("stacked source, nnx.Optimizer:")

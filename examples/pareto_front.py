@@ -13,7 +13,7 @@ import optax
 
 import optax_mtl
 
-NUM_PREFERENCES, DIM, NUM_STEPS = 10, 20, 100
+NUM_PREFERENCES, DIM, NUM_STEPS = 10, 20, 400
 
 
 def loss_fn(x):
@@ -48,7 +48,9 @@ def main():
   @jax.jit
   @jax.vmap
   def pareto_mtl(start, preference):
-    method = optax_mtl.pareto_mtl(2, directions, feasibility_steps=20)
+    method = optax_mtl.pareto_mtl(
+      2, directions, feasibility_steps=NUM_STEPS // 5
+    )
     tx = optax.chain(method, optax.sgd(1.0))
     return train_one(tx, start, preference=preference)
 

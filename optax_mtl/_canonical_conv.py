@@ -7,13 +7,17 @@ another layout, so inside a `while` or a `cond` it runs on the naive kernel:
 transposes out, as `canonicalize` does, gives every place the fast kernel.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
 
-_INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "checkpoint")
+_INLINED = ("jit", "pjit", "closed_call", "core_call")
+# Rebuilt around a canonical body: inlined, nothing would be rematerialized.
+_REBUILT = ("remat2", "checkpoint")
+_ENTERED = _INLINED + _REBUILT
 
 
 def _conv(lhs: jax.Array, rhs: jax.Array, params: dict[str, Any]) -> jax.Array:
@@ -42,16 +46,16 @@ def _conv(lhs: jax.Array, rhs: jax.Array, params: dict[str, Any]) -> jax.Array:
 
 
 def _has_conv(jaxpr: Any) -> bool:
-  """Whether a convolution stands in the jaxpr or in one that is inlined."""
+  """Whether a convolution stands in the jaxpr or in one that is entered."""
   return any(
     eqn.primitive is lax.conv_general_dilated_p
-    or (eqn.primitive.name in _INLINED and _has_conv(_inner(eqn).jaxpr))
+    or (eqn.primitive.name in _ENTERED and _has_conv(_inner(eqn).jaxpr))
     for eqn in jaxpr.eqns
   )
 
 
 def _inner(eqn: Any) -> Any:
-  """The closed jaxpr that an inlined call runs."""
+  """The closed jaxpr that a call runs."""
   inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
   if hasattr(inner, "jaxpr"):
     return inner
@@ -72,6 +76,9 @@ def _run(closed: Any, args: Any) -> list[Any]:
       out = [_conv(*values, eqn.params)]
     elif eqn.primitive.name in _INLINED and _has_conv(_inner(eqn).jaxpr):
       out = _run(_inner(eqn), values)
+    elif eqn.primitive.name in _REBUILT and _has_conv(_inner(eqn).jaxpr):
+      body = jax.make_jaxpr(functools.partial(_run, _inner(eqn)))(values)
+      out = eqn.primitive.bind(*values, **eqn.params | {"jaxpr": body.jaxpr})
     else:
       out = eqn.primitive.bind(*values, **eqn.params)
       out = out if eqn.primitive.multiple_results else [out]

@@ -94,7 +94,7 @@ def stack_scalars(value: Any, name: str) -> jax.Array:
   else:
     try:
       array = jnp.asarray(value)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # The latter for None.
       raise TypeError(
         f"{name} must be an array [num_tasks], a sequence or a dict of "
         f"scalars, got {type(value).__name__}."
@@ -113,7 +113,7 @@ def stack_scalars(value: Any, name: str) -> jax.Array:
   for label, member in members:
     try:
       arrays.append(jnp.asarray(member))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
       raise TypeError(
         f"{label} must be a scalar, got {type(member).__name__}."
       ) from error

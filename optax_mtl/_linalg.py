@@ -32,12 +32,8 @@ from optax_mtl._dtypes import solver_dtype
 # and the second branch is not worth its compile time.
 _SMALL_TREE = 1 << 16
 
-# From this many tasks on a weighted sum without exclusions is a product of a
-# vector and a matrix: as fast as terms that are written out and fused, and
-# compiled in a tenth of the time.
-_DENSE = 3
-
-# Written-out terms per fusion.
+# Terms of a weighted sum that are written out in one fusion. More compile
+# slowly.
 _UNROLL = 16
 
 
@@ -160,15 +156,25 @@ def _combine_leaf(leaf, weights, keep) -> jax.Array:
   num_tasks = leaf.shape[0]
   acc = _at_least_float32(leaf.dtype)
   weights = weights.astype(acc)
-  if keep is None and num_tasks >= _DENSE and leaf.dtype == acc:
+  small = leaf.size <= _SMALL_TREE
+  if num_tasks > _UNROLL and (small or (keep is None and leaf.dtype == acc)):
+    # A product with a vector. On CPU it writes the result twice where the leaf
+    # has more than two axes, which is little beside reading that many tasks.
+    rows = leaf.astype(acc)
+    if keep is not None:
+      mask = keep.reshape((num_tasks,) + (1,) * (leaf.ndim - 1))
+      rows = jnp.where(mask, rows, jnp.zeros((), acc))
     return jax.lax.dot_general(
       weights,
-      leaf,
+      rows,
       (((0,), (0,)), ((), ())),
       precision="highest",
       preferred_element_type=acc,
-    )
+    ).astype(leaf.dtype)
 
+  # Written out, the sum is one fusion that reads every row once and selects
+  # as it reads. XLA's CPU backend takes up to 1000 times as long to reduce
+  # over the task axis of a leaf with three axes.
   def term(t):
     row = leaf[t].astype(acc)
     if keep is not None:
@@ -233,9 +239,8 @@ def finite(tree, num_tasks: int) -> jax.Array:
     leaf = _inexact(leaf)
     axes = tuple(range(1, leaf.ndim))
     for part in _linalg_cpu.real_parts(leaf):
-      # x * 0 is 0 or nan, and a sum of those is a reduction that XLA's CPU
-      # backend does at the speed of memory; `all(isfinite(x))` takes 10 times
-      # as long and a large temporary, and a maximum of |x| may lose a nan.
+      # x * 0 is 0 or nan. XLA's CPU backend sums floats fast; `all(isfinite)`
+      # takes up to 10 times as long, and a maximum of |x| may lose a nan.
       zeros = part.astype(_at_least_float32(part.dtype)) * 0
       result = result & (jnp.sum(zeros, axis=axes) == 0)
   return result

@@ -6,7 +6,8 @@ takes 2. Everything is well once the operands sit in the cache, so:
 
 * one loop runs over column blocks of all large leaves, each a few hundred
   kilobytes. One loop for all, a `switch` picking the leaf a block comes from,
-  because a loop per leaf would cost 50 ms of compile time per leaf;
+  because a loop per leaf would cost 50 ms of compile time per leaf; only a few
+  very large leaves have their own;
 * up to `_PAIRS` tasks the block's rows are multiplied pair by pair into
   accumulators of a few thousand lanes, which vectorizes and is added up once
   at the end; above, the block's Gram matrix is a small dense product;
@@ -31,6 +32,11 @@ _PAIRS = 4
 # Blocks of pairs are added up over this many slices before they touch the
 # accumulators, which saves loads and stores.
 _SLICES = 4
+
+# Leaves of this many blocks get a loop of their own, unless they are more than
+# `_MAX_LOOPS`.
+_OWN_LOOP = 16
+_MAX_LOOPS = 4
 
 # Leaves of at most this many columns are concatenated, into groups of at most
 # `_GROUP` columns, which bounds the memory.
@@ -197,6 +203,12 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
         total = total + _product(rest)
   for group in _groups(tiny):
     total = total + _product(jnp.concatenate(group, axis=1))
-  if large:
-    total = total + _loop(large, num_tasks, axes)
+  # A few very large leaves are worth a loop and its compile time each: it
+  # reads them in place, where a switch between leaves copies the block.
+  own = [x for x in large if x[0].shape[1] >= _OWN_LOOP * columns]
+  if num_tasks > _PAIRS or len(own) > _MAX_LOOPS:
+    own = []
+  rest = [x for x in large if not any(x is y for y in own)]
+  for sources in [[x] for x in own] + ([rest] if rest else []):
+    total = total + _loop(sources, num_tasks, axes)
   return total

@@ -6,6 +6,7 @@ import jax
 import optax
 
 from optax_mtl import _checks
+from optax_mtl._task_gradients import TaskGradients
 
 
 def per_task(
@@ -55,6 +56,12 @@ def per_task(
     )
 
   def update_fn(updates, state, params=None, **extra_args):
+    if isinstance(updates, TaskGradients):
+      raise TypeError(
+        "per_task transforms the gradients themselves, which a "
+        f"{type(updates).__name__} does not hold: use source='stacked', or pass "
+        "grads.stacked()."
+      )
     _checks.check_stacked(updates, num_tasks, params)
 
     def one(update: Any, state: Any):

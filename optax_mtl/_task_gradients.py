@@ -77,12 +77,17 @@ class TaskGradients(abc.ABC):
   def stacked(self) -> Any:
     """The gradients themselves, a tree with leaves [T, *param.shape]."""
 
-  def __jax_array__(self):
+  def _refuse(self, *_):
     raise TypeError(
       f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
       "no array: put an optax_mtl method before every other transformation, or "
       "use source='stacked' to have the gradients as a plain tree."
     )
+
+  # What another transformation may try on what it takes for an array.
+  __jax_array__ = _refuse
+  __add__ = __radd__ = __sub__ = __rsub__ = _refuse
+  __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
 
 
 class StackedTaskGradients(TaskGradients):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
@@ -162,6 +163,35 @@ def run(name, data, tasks=TASKS, dtype="float32", **options) -> Run:
   return Run(
     flat(updates, 1), np.asarray(states.weights, np.float64), states, updates
   )
+
+
+class Stepper(NamedTuple):
+  """One step of training with adam, compiled once.
+
+  Attributes:
+    init: Function from params to a state.
+    step: Function `(params, state, row) -> (params, state)`, jitted.
+    traces: Holds one entry for each time that `step` was traced.
+  """
+
+  init: Any
+  step: Any
+  traces: list
+
+
+@functools.lru_cache(maxsize=None)
+def stepper(name: str) -> Stepper:
+  """A training step without `active`; optax's adam needs standard promotion."""
+  tx = optax.chain(build(name), optax.adam(0.1))
+  traces = []
+
+  @jax.jit
+  def step(params, state, row):
+    traces.append(None)
+    updates, state = tx.update(row.grads, state, params, **row.extra)
+    return optax.apply_updates(params, updates), state
+
+  return Stepper(tx.init, step, traces)
 
 
 def is_random(name: str) -> bool:

@@ -114,19 +114,6 @@ def test_aggregator(name):
   jax.eval_shape(lambda p, d: train(tx, p, d), harness.params(), data)
 
 
-@every_method
-def test_a_chain_of_sgd_descends_by_the_methods_update(name):
-  """By value: the chain is the method, then the optimizer."""
-  data = rows()
-  tx = optax.chain(harness.build(name), optax.sgd(0.5))
-  updates = jax.jit(lambda p, d: train(tx, p, d)[1])(harness.params(), data)
-  alone = harness.run(name, harness.data(num_steps=4))
-  if harness.is_random(name):
-    assert np.isfinite(harness.flat(updates, 1)).all()
-    return
-  harness.assert_close(harness.flat(updates, 1), -0.5 * alone.updates, 2.0, 1e-4)
-
-
 @pytest.mark.parametrize("follower", FOLLOWERS)
 def test_a_follower_sees_the_combined_gradient(follower):
   """By value: the follower does what it does after the plain sum."""

@@ -7,7 +7,6 @@ import pickle
 
 import jax
 import numpy as np
-import optax
 import orbax.checkpoint
 import pytest
 from flax import serialization
@@ -45,27 +44,19 @@ SAVERS = {"msgpack": with_msgpack, "orbax": with_orbax, "pickle": with_pickle}
 @every_method
 def test_restored_runs_are_bit_identical(name, tmp_path):
   """Saved in the middle of an epoch of `dwa`, of both phases of `pareto_mtl`."""
-  tx = optax.chain(harness.build(name), optax.adam(0.1))
+  stepper = harness.stepper(name)
   data = harness.to_dtype(harness.data(), "float32")
-
-  traces = []
-
-  @jax.jit
-  def step(params, state, row):
-    traces.append(None)
-    updates, state = tx.update(row.grads, state, params, **row.extra)
-    return optax.apply_updates(params, updates), state
 
   def steps(params, state, start, stop):
     for i in range(start, stop):
       row = jax.tree.map(lambda leaf, i=i: leaf[i], data)
-      params, state = step(params, state, row)
+      params, state = stepper.step(params, state, row)
     return params, state
 
   params = harness.params()
-  params, state = steps(params, tx.init(params), 0, 13)
+  params, state = steps(params, stepper.init(params), 0, 13)
   expected = steps(params, state, 13, 20)
-  like = tx.init(harness.params())
+  like = stepper.init(harness.params())
   for saver, save_and_restore in SAVERS.items():
     folder = tmp_path / saver
     folder.mkdir()
@@ -77,4 +68,4 @@ def test_restored_runs_are_bit_identical(name, tmp_path):
       assert old.dtype == new.dtype, saver
     resumed = steps(*restored, 13, 20)
     jax.tree.map(np.testing.assert_array_equal, resumed, expected)
-  assert len(traces) == 1, "a restored state costs another trace"
+  assert len(stepper.traces) == 1, "a restored state costs another trace"

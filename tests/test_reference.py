@@ -6,6 +6,7 @@ import pytest
 
 import harness
 import optax_mtl
+import reference.gram_methods  # noqa: F401  (registers its references)
 from reference.methods import REFERENCES
 
 covered = pytest.mark.parametrize("name", sorted(REFERENCES))

@@ -76,7 +76,7 @@ def print_table(
     padding=(0, 1, 0, 0),
   )
   for index, column in enumerate(columns):
-    table.add_column(column, justify="right" if index else "left")
+    table.add_column(column, justify="right" if index else "left", no_wrap=True)
   for row in rows:
     table.add_row(*row)
   console = Console(highlight=False)

@@ -2,6 +2,12 @@
 
 Twenty parameters, two losses with a known concave front, K preferences, 100
 steps of size 1. All preferences and all seeds are trained in one vmapped run.
+
+The authors' 20 seeds were kind ones: over 400 seeds the method, solved exactly,
+has a hypervolume of .2914 ± .0047 and 9.3 of 10 points in their own region, and
+so has an independent float64 implementation with another solver. What keeps
+the others out is the budget of the first phase: a point that spends it descends
+to the front wherever it is.
 """
 
 import dataclasses
@@ -23,6 +29,8 @@ _DIM = 20
 #: A point is off the front if its distances to the two minima, which are 2
 #: apart, sum to more than this above 2.
 _OFF_FRONT = 0.01
+
+_hypervolume = jax.jit(pareto.hypervolume_2d)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +60,13 @@ class Case:
 
 
 CASES = (
-  Case("linear, random weights", "linear", published=(".0440 ± .0033", "0.9")),
-  Case("MGDA, random starts", "mgda", published=(".1652 ± .0128", "1.2")),
-  Case("Pareto MTL", published=(".2931 ± .0028", "9.5")),
-  Case("… 400 steps", steps=400, feasibility_steps=80, published=(".2947", "10")),
-  Case("… 400, phase one 20", steps=400),
+  Case("linear weights", "linear", published=(".0440±.0033", "0.9")),
+  Case("MGDA", "mgda", published=(".1652±.0128", "1.2")),
+  Case("Pareto MTL", published=(".2931±.0028", "9.5")),
+  Case(
+    "… 400 steps", steps=400, feasibility_steps=80, published=(".2947", "10")
+  ),
+  Case("… 400, phase 1 of 20", steps=400),
   Case("… losses 10 : 1", scale=10.0, published=("", "2.2")),
   Case("K = 5", num_points=5),
   Case("K = 8", num_points=8),
@@ -120,7 +130,7 @@ def best_points(num_points: int) -> np.ndarray:
 def hypervolume(points: np.ndarray) -> float:
   """At (1, 1), in float64."""
   with jax.enable_x64(True):
-    return float(pareto.hypervolume_2d(points, np.ones(2)))
+    return float(_hypervolume(points, np.ones(2)))
 
 
 def off_front(losses: np.ndarray) -> np.ndarray:
@@ -151,11 +161,18 @@ def _method(
   )
 
 
-def _compile(case: Case, num_seeds: int, toy: toys.Toy) -> Callable:
-  """`(starts [S, K, d], points [S, K, 2], steps, feasibility, scale) -> losses`.
+def solver(case: Case, toy: toys.Toy) -> Callable:
+  """How one point is found.
 
-  The losses [S, K, 2] are not scaled. What the cases with the same K differ in
-  is an argument, so that they share the compilation.
+  Args:
+    case: Says the method and the directions. In what else the cases with the
+      same K differ is an argument of the result, so that they can share its
+      compilation.
+    toy: The problem.
+
+  Returns:
+    `(start [d], point [2], steps, feasibility_steps, scale) -> losses [2]`,
+    without the scale. `point` is a preference, or the weights.
   """
   directions = pareto.uniform_directions(case.num_points)
 
@@ -179,13 +196,28 @@ def _compile(case: Case, num_seeds: int, toy: toys.Toy) -> Callable:
     params, _ = jax.lax.fori_loop(0, steps, step, (start, tx.init(start)))
     return toy.losses(params)
 
-  front = jax.vmap(solve, in_axes=(0, 0, None, None, None))
-  seeds = jax.vmap(front, in_axes=(0, 0, None, None, None))
-  starts = jax.ShapeDtypeStruct((num_seeds, case.num_points, _DIM), jnp.float32)
-  points = jax.ShapeDtypeStruct((num_seeds, case.num_points, 2), jnp.float32)
-  integer = jax.ShapeDtypeStruct((), jnp.int32)
-  number = jax.ShapeDtypeStruct((), jnp.float32)
-  return jax.jit(seeds).lower(starts, points, integer, integer, number).compile()
+  return solve
+
+
+def _arguments(case: Case, num_seeds: int, toy: toys.Toy) -> tuple:
+  """What the solver is called with for S seeds and K points at once."""
+  count = case.num_points
+  start_key, weight_key = jax.random.split(jax.random.key(0))
+  keys = jax.random.split(start_key, num_seeds * count)
+  starts = jax.vmap(toy.start)(keys).reshape(num_seeds, count, toy.dim)
+  if case.method == "linear":
+    share = jax.random.uniform(weight_key, (num_seeds, count))
+    points = jnp.stack([share, 1 - share], axis=-1)
+  else:
+    directions = pareto.uniform_directions(count)[None]
+    points = jnp.asarray(directions.repeat(num_seeds, 0), jnp.float32)
+  return (
+    starts,
+    points,
+    jnp.int32(case.steps),
+    jnp.int32(case.feasibility_steps),
+    jnp.float32(case.scale),
+  )
 
 
 def run(cases: Sequence[Case], num_seeds: int = 20) -> list[dict[str, Any]]:
@@ -193,42 +225,32 @@ def run(cases: Sequence[Case], num_seeds: int = 20) -> list[dict[str, Any]]:
 
   Args:
     cases: The rows of the table.
-    num_seeds: S, sets of starting points.
+    num_seeds: S, sets of starting points; a quarter of them for more than 20
+      points.
 
   Returns:
     For each case a dict: the case's fields; `losses` [S, K, 2], without the
     scale; [S] each of `hypervolume`, `own` and `off`; `on_rays` and `best`, the
-    hypervolumes of K points on the rays and at their best; `cpu_seconds` for one
-    set of K points; `compile_seconds`, 0 where an earlier case has paid.
+    hypervolumes of K points on the rays and at their best; `cpu_seconds` for
+    one set of K points; `compile_seconds`, 0 where an earlier case has paid.
   """
   toy = toys.fonseca(_DIM)
   compiled, results = {}, []
   for case in cases:
-    count = case.num_points
-    directions = pareto.uniform_directions(count)
-    start_key, weight_key = jax.random.split(jax.random.key(0))
-    keys = jax.random.split(start_key, num_seeds * count)
-    starts = jax.vmap(toy.start)(keys).reshape(num_seeds, count, _DIM)
-    points = np.tile(directions[None], (num_seeds, 1, 1)).astype(np.float32)
-    if case.method == "linear":
-      share = np.asarray(jax.random.uniform(weight_key, (num_seeds, count)))
-      points = np.stack([share, 1 - share], axis=-1)
-
-    program = (case.method, count, case.normalize_constraints)
+    directions = pareto.uniform_directions(case.num_points)
+    seeds = num_seeds if case.num_points <= 20 else -(-num_seeds // 4)
+    arguments = _arguments(case, seeds, toy)
+    program = (case.method, case.num_points, case.normalize_constraints)
     begin = time.perf_counter()
     if program not in compiled:
-      compiled[program] = _compile(case, num_seeds, toy)
+      over_points = jax.vmap(solver(case, toy), (0, 0, None, None, None))
+      over_seeds = jax.vmap(over_points, (0, 0, None, None, None))
+      compiled[program] = jax.jit(over_seeds).lower(*arguments).compile()
     compile_seconds = time.perf_counter() - begin
     begin = time.process_time()
-    losses = compiled[program](
-      starts,
-      jnp.asarray(points),
-      jnp.int32(case.steps),
-      jnp.int32(case.feasibility_steps),
-      jnp.float32(case.scale),
-    )
+    losses = compiled[program](*arguments)
     losses = np.asarray(losses)
-    cpu_seconds = (time.process_time() - begin) / num_seeds
+    cpu_seconds = (time.process_time() - begin) / seeds
     scaled = losses * np.array([case.scale, 1.0])
     # The points on the rays of the scaled losses, in the losses themselves.
     rays = directions / np.array([[case.scale, 1.0]])
@@ -240,7 +262,7 @@ def run(cases: Sequence[Case], num_seeds: int = 20) -> list[dict[str, Any]]:
         "own": own_region(scaled, directions).sum(axis=1),
         "off": off_front(losses).sum(axis=1),
         "on_rays": hypervolume(front_at_rays(rays)),
-        "best": hypervolume(best_points(count)),
+        "best": hypervolume(best_points(case.num_points)),
         "cpu_seconds": cpu_seconds,
         "compile_seconds": compile_seconds,
       }
@@ -252,50 +274,51 @@ _COLUMNS = (
   "",
   "hypervolume",
   "authors'",
-  "own\nregion",
-  "au-\nthors'",
-  "off\nfront",
-  "on the\nrays",
-  "best\nset",
-  "CPU s\na set",
+  "own",
+  "au.",
+  "off",
+  "CPU s/set",
 )
 
 
 def _row(result: dict[str, Any]) -> list[str]:
   return [
     result["label"],
-    _report.plus_minus(result["hypervolume"], 4).replace("0.", "."),
+    _report.plus_minus(result["hypervolume"], 4)
+    .replace(" ± ", "±")
+    .replace("0.", "."),
     result["published"][0],
     f"{result['own'].mean():.1f}",
     result["published"][1],
     f"{result['off'].mean():.1f}",
-    f"{result['on_rays']:.4f}".lstrip("0"),
-    f"{result['best']:.4f}".lstrip("0"),
     f"{result['cpu_seconds']:.3f}",
   ]
 
 
 def _figures(results: list[dict[str, Any]]) -> dict[str, Any]:
-  """The front with K = 10, and with K = 50 after 100 and 400 steps."""
+  """Sets of median hypervolume, with K = 10 and with K = 50."""
   front = toys.fonseca(_DIM).front(400)
   names = ("loss 1", "loss 2")
-  ten = {r["label"]: r["losses"][0] for r in results[:3]}
-  fifty = {
-    f"{r['steps']} steps"
-    + (", unit constraints" if r["normalize_constraints"] else ""): r["losses"][
-      0
-    ]
-    for r in results
-    if r["num_points"] == 50
-  }
+
+  def typical(result):
+    order = np.argsort(result["hypervolume"])
+    return result["losses"][order[len(order) // 2]]
+
+  ten = {result["label"]: typical(result) for result in results[:3]}
+  fifty = {}
+  for result in results:
+    if result["num_points"] == 50:
+      unit = ", unit constraints" if result["normalize_constraints"] else ""
+      fifty[f"{result['steps']} steps{unit}"] = typical(result)
   return {
-    f"front_{count}": plot.front(
-      points,
+    "front_10": plot.front(
+      ten,
       true_front=front,
-      rays=pareto.uniform_directions(count),
+      rays=pareto.uniform_directions(10),
       loss_names=names,
-    )
-    for count, points in ((10, ten), (50, fifty))
+    ),
+    # Fifty rays would hide the points.
+    "front_50": plot.front(fifty, true_front=front, loss_names=names),
   }
 
 
@@ -306,13 +329,24 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   results = run(CASES, args.seeds)
   whole = toys.fonseca(_DIM).hypervolume
+  # The hypervolume that K points can have, and have on their rays.
+  bounds = {
+    result["num_points"]: (result["best"], result["on_rays"])
+    for result in results
+    if result["scale"] == 1
+  }
   _report.print_table(
     f"Pareto MTL's toy, K = 10 and 100 steps unless said, {args.seeds} seeds",
     _COLUMNS,
     [_row(result) for result in results],
     [
-      "Hypervolume at (1, 1); the whole front has "
-      f"{whole:.7f}. Own region: points nearest to their own preference.",
+      f"Hypervolume at (1, 1); the whole front has {whole:.7f}.",
+      *(
+        f"{count} points have {best:.7f} at best, and {ray:.7f} on their rays."
+        for count, (best, ray) in sorted(bounds.items())
+      ),
+      "own: points nearest to their own preference, beside the authors' (au.); "
+      "off: points off the front. Linear and MGDA: random weights and starts.",
       "Authors': their published code. It takes about 5 CPU s for a set of 10, "
       "and has 13.8 points off the front at K = 50. Its first phase takes a "
       "fifth of the steps.",

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from optax_mtl import _base, _checks
@@ -11,7 +10,8 @@ from optax_mtl.solvers import aligned_weights
 
 
 @_base.method(
-  paper="Senushkin, Patakin, Kuznetsov & Konushin, Independent Component Alignment for Multi-Task Learning, CVPR 2023",
+  paper="Senushkin, Patakin, Kuznetsov & Konushin, Independent Component "
+  "Alignment for Multi-Task Learning, CVPR 2023",
   url="https://arxiv.org/abs/2305.19000",
   family="gram",
   uses_gram=True,
@@ -32,11 +32,11 @@ def aligned_mtl(
 ) -> optax.GradientTransformationExtraArgs:
   """Independent component alignment: combines an orthogonal frame instead.
 
-  With `M = V Λ Vᵀ`, `w = √λ_s V Λ^(-1/2) Vᵀ p`: the gradients are replaced by the
-  nearest orthogonal ones of common length `√λ_s`, so that no task's step is lost
-  to another. Eigenvalues below `λ_max T ε` count as zero and are left out. The
-  weights' sum is free, and weights may be negative. A task with a zero gradient
-  takes no part.
+  With `M = V Λ Vᵀ`, `w = √λ_s V Λ^(-1/2) Vᵀ p`: the gradients are replaced by
+  the nearest orthogonal ones of common length `√λ_s`, so that no task's step is
+  lost to another. Eigenvalues below `λ_max T ε` count as zero and are left out.
+  The weights' sum is free, and weights may be negative. A task with a zero
+  gradient takes no part.
 
   Args:
     num_tasks: The number of tasks `T`.

@@ -11,7 +11,8 @@ from optax_mtl.solvers import cagrad_weights
 
 
 @_base.method(
-  paper="Liu, Liu, Jin, Stone & Liu, Conflict-Averse Gradient Descent for Multi-task Learning, NeurIPS 2021",
+  paper="Liu, Liu, Jin, Stone & Liu, Conflict-Averse Gradient Descent for "
+  "Multi-task Learning, NeurIPS 2021",
   url="https://arxiv.org/abs/2110.14048",
   family="gram",
   uses_gram=True,
@@ -35,15 +36,15 @@ def cagrad(
 
   `d = ḡ + c ‖ḡ‖ g_w / ‖g_w‖`, where `ḡ` is the mean gradient and `w` on the
   simplex minimises `g_w · ḡ + c ‖ḡ‖ ‖g_w‖`: of all directions in the ball of
-  radius `c ‖ḡ‖` around the mean, `d` is the one whose smallest decrease among the
-  tasks is largest. For `c < 1` it converges to a minimum of the mean loss; from
-  `c = 1` on it descends every task. Where `g_w` vanishes, at a Pareto stationary
-  point, `d` is the mean gradient. The weights' sum is free.
+  radius `c ‖ḡ‖` around the mean, `d` is the one whose smallest decrease among
+  the tasks is largest. For `c < 1` it converges to a minimum of the mean loss;
+  from `c = 1` on it descends every task. Where `g_w` vanishes, at a Pareto
+  stationary point, `d` is the mean gradient. The weights' sum is free.
 
   Args:
     num_tasks: The number of tasks `T`.
-    c: Radius of the ball relative to the mean gradient's norm, `c >= 0`. Default
-      0.5; the authors use 0.4 on NYUv2.
+    c: Radius of the ball relative to the mean gradient's norm, `c >= 0`.
+      Default 0.5; the authors use 0.4 on NYUv2.
     rescale: 0 leaves `d` as it is, 1 divides it by `1 + c²` (default, as the
       authors do), 2 by `1 + c`.
     shared: Which leaves are the shared trunk: a pytree prefix of bools, or a

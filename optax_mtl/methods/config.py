@@ -26,7 +26,8 @@ _COMMON_LENGTHS = {
 
 
 @_base.method(
-  paper="Liu, Chu & Thuerey, ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks, ICLR 2025",
+  paper="Liu, Chu & Thuerey, ConFIG: Towards Conflict-free Training of "
+  "Physics Informed Neural Networks, ICLR 2025",
   url="https://arxiv.org/abs/2408.11104",
   family="gram",
   uses_gram=True,
@@ -46,12 +47,12 @@ def config(
 ) -> optax.GradientTransformationExtraArgs:
   """Conflict-free inverse gradients: the same cosine to every task's gradient.
 
-  The direction is `U⁺ 1`, with `U` the unit gradients, computed as T coefficients
-  on the gradients and not from a pseudo-inverse of the Jacobian. Its length is
-  the sum over the tasks of `n_i cos(g_i, d)`, with `n_i` the gradient's norm
-  ("projection"), or one common length in the place of all `n_i`. It descends
-  every task whenever the gradients are linearly independent. A task with a zero
-  gradient takes no part. The weights' sum is free.
+  The direction is `U⁺ 1`, with `U` the unit gradients, computed as T
+  coefficients on the gradients and not from a pseudo-inverse of the Jacobian.
+  Its length is the sum over the tasks of `n_i cos(g_i, d)`, with `n_i` the
+  gradient's norm ("projection"), or one common length in the place of all
+  `n_i`. It descends every task whenever the gradients are linearly independent.
+  A task with a zero gradient takes no part. The weights' sum is free.
 
   Args:
     num_tasks: The number of tasks `T`.

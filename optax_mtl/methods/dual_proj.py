@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from optax_mtl import _base, _checks
@@ -11,7 +10,8 @@ from optax_mtl.solvers import project_dual_cone
 
 
 @_base.method(
-  paper="Lopez-Paz & Ranzato, Gradient Episodic Memory for Continual Learning, NeurIPS 2017",
+  paper="Lopez-Paz & Ranzato, Gradient Episodic Memory for Continual "
+  "Learning, NeurIPS 2017",
   url="https://arxiv.org/abs/1706.08840",
   family="gram",
   uses_gram=True,
@@ -35,7 +35,8 @@ def dual_proj(
 
   `d` is the direction closest to `Σ p_i g_i` that hurts no task: what gradient
   episodic memory (GEM) does with the gradients of earlier tasks. Without
-  conflict it is the mean. The projection is exact.
+  conflict it is the mean. The projection is exact. The weights sum to `Σ p_i`
+  without conflict, and to more otherwise.
 
   Args:
     num_tasks: The number of tasks `T`.

@@ -36,15 +36,15 @@ def fairgrad(
   The gains `g_i · d` of the tasks are as fair as `α` asks: near 0 their sum
   counts, at 1 their product (Nash-MTL, without its clipping), for large `α` the
   smallest. At `α = 1` the solution's norm is √T whatever the gradients, so that
-  the default `max_norm` always clips it. The weights' sum is free. A task with a
-  zero gradient takes no part. At a Pareto stationary point there is no solution;
-  the weights are finite then, and the certificate in the state says that they
-  did not converge.
+  the default `max_norm` always clips it. The weights' sum is free. A task with
+  a zero gradient takes no part. At a Pareto stationary point there is no
+  solution; the weights are finite then, and the certificate in the state says
+  that they did not converge.
 
   Args:
     num_tasks: The number of tasks `T`.
-    alpha: Fairness `α > 0`. Default 1; the authors' best runs use 2, and multiply
-      the update by T before clipping.
+    alpha: Fairness `α > 0`. Default 1; the authors' best runs use 2, and
+      multiply the update by T before clipping.
     max_norm: The update's norm is scaled down to this. Default 1, as in the
       authors' code; None: not at all.
     shared: Which leaves are the shared trunk: a pytree prefix of bools, or a

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from optax_mtl import _base
@@ -30,10 +29,10 @@ def imtl_g(
 ) -> optax.GradientTransformationExtraArgs:
   """Impartial multi-task learning: equal projections on all unit gradients.
 
-  `w = M⁺ √diag(M)`, scaled to the sum 1; the pseudo-inverse is taken between unit
-  gradients, which changes nothing while the gradients are linearly independent,
-  and keeps short gradients from being taken for zero. Weights may be negative. A
-  task with a zero gradient takes no part.
+  `w = M⁺ √diag(M)`, scaled to the sum 1; the pseudo-inverse is taken between
+  unit gradients, which changes nothing while the gradients are linearly
+  independent, and keeps short gradients from being taken for zero. Weights may
+  be negative. A task with a zero gradient takes no part.
 
   Args:
     num_tasks: The number of tasks `T`.

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from optax_mtl import _base, _checks
@@ -32,8 +31,8 @@ def nash_mtl(
 ) -> optax.GradientTransformationExtraArgs:
   """The Nash bargaining solution: the product of the tasks' gains is largest.
 
-  The weights solve `α_i (M α)_i = 1` with `α > 0`. The solution is exact, with no
-  convex-programming package and no fallback to equal weights. Each weight is
+  The weights solve `α_i (M α)_i = 1` with `α > 0`. The solution is exact, with
+  no convex-programming package and no fallback to equal weights. Each weight is
   invariant to the scale of its gradient: `d` does not change if a loss is
   multiplied by a constant.
 
@@ -42,8 +41,8 @@ def nash_mtl(
   learning rate alone sets the step length. The weights' sum is free. The
   authors' option to solve every k steps only is `optax_mtl.refresh_every`. A
   task with a zero gradient takes no part. At a Pareto stationary point there is
-  no solution; the weights are finite then, and the certificate in the state says
-  that they did not converge.
+  no solution; the weights are finite then, and the certificate in the state
+  says that they did not converge.
 
   Args:
     num_tasks: The number of tasks `T`.

@@ -22,6 +22,25 @@ class PcgradState(NamedTuple):
   order_key: jax.Array
 
 
+def draw_orders(
+  order_key: jax.Array, num_tasks: int
+) -> tuple[jax.Array, jax.Array]:
+  """Draws for every gradient the order in which it meets the others.
+
+  Args:
+    order_key: Array [2] uint32, as in `PcgradState`.
+    num_tasks: The number of tasks `T`.
+
+  Returns:
+    Array [T, T] of int, each row a permutation, and the next `order_key`.
+  """
+  key = jax.random.wrap_key_data(order_key, impl="threefry2x32")
+  key, now = jax.random.split(key)
+  # 32 bits under x64 too, so that the orders are the same there.
+  bits = jax.random.bits(now, (num_tasks, num_tasks), jnp.uint32)
+  return jnp.argsort(bits, axis=1), jax.random.key_data(key)
+
+
 def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
   """Projects every gradient off those that it conflicts with, one by one.
 
@@ -125,14 +144,11 @@ def pcgrad(
     )
 
   def weigh(step, state):
-    key = jax.random.wrap_key_data(state.order_key, impl="threefry2x32")
-    key, now = jax.random.split(key)
-    shape = (num_tasks, num_tasks)
-    orders = jnp.argsort(jax.random.bits(now, shape), axis=1)
+    orders, order_key = draw_orders(state.order_key, num_tasks)
     weights = jnp.sum(_surgery(step.gram(), orders), axis=0)
     if reduction == "mean":
       weights = weights / step.num_active
-    return PcgradState(weights, jax.random.key_data(key))
+    return PcgradState(weights, order_key)
 
   return _base.weighted_combination(
     "pcgrad",

@@ -12,7 +12,8 @@ from optax_mtl.solvers import project_dual_cone
 
 
 @_base.method(
-  paper="Quinton & Rey, Jacobian Descent for Multi-Objective Optimization, 2024",
+  paper="Quinton & Rey, Jacobian Descent for Multi-Objective Optimization, "
+  "2024",
   url="https://arxiv.org/abs/2406.16232",
   family="gram",
   uses_gram=True,
@@ -34,11 +35,12 @@ def upgrad(
 ) -> optax.GradientTransformationExtraArgs:
   """Unconflicting projection of gradients: the mean of projected gradients.
 
-  `d = Σ p_i π(g_i)`, where `π` projects on the dual cone of the gradients, the set
-  of directions that hurt no task. So no task is hurt by `d`, each task's share
-  of `d` grows with its own gradient, and without conflict `d` is the mean. The T
-  projections are exact: nothing is added to the Gram matrix, and the answer
-  does not depend on the gradients' scale.
+  `d = Σ p_i π(g_i)`, where `π` projects on the dual cone of the gradients, the
+  set of directions that hurt no task. So no task is hurt by `d`, each task's
+  share of `d` grows with its own gradient, and without conflict `d` is the
+  mean. The T projections are exact: nothing is added to the Gram matrix, and
+  the answer does not depend on the gradients' scale. The weights sum to `Σ p_i`
+  without conflict, and to more otherwise.
 
   Args:
     num_tasks: The number of tasks `T`.

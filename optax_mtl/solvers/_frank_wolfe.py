@@ -92,7 +92,7 @@ def step(
   length = jnp.clip(jnp.where(slope < 0, length, 0.0), 0.0, limit)
   point = jnp.maximum(point + length * direction, 0.0)
   if variant != "vanilla":
-    # A step to the limit empties a vertex: exactly, or it would never leave.
+    # A step to the limit empties a vertex: exactly, whatever rounding left.
     dropped = (index == away) & (direction < 0) & (length >= limit)
     point = jnp.where(dropped, 0.0, point)
   point = point / jnp.sum(point)

@@ -87,8 +87,8 @@ def min_norm(
     >>> from optax_mtl import solvers
     >>> grads = jnp.array([[1.0, 0.0], [0.0, 2.0]])
     >>> weights, certificate = solvers.min_norm(grads @ grads.T)
-    >>> weights.round(4).tolist(), bool(certificate.converged)
-    ([0.800000011920929, 0.20000000298023224], True)
+    >>> [round(w, 4) for w in weights.tolist()], bool(certificate.converged)
+    ([0.8, 0.2], True)
 
   References:
     Wolfe, Finding the Nearest Point in a Polytope, Mathematical Programming
@@ -144,8 +144,8 @@ def min_norm_trace(
     >>> gaps = solvers.min_norm_trace(
     ...   grads @ grads.T, variant="pairwise", num_steps=100
     ... )
-    >>> bool(gaps[-1] < 1e-3 * gaps[0])
-    True
+    >>> gaps.shape, bool(gaps[-1] < 1e-5)
+    ((100,), True)
   """
   gram, active, init = _check(gram, variant, active, init)
   _checks.check_range("num_steps", num_steps, 1)

@@ -1,0 +1,63 @@
+"""Every example runs, as a user would run it, and says how training went."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+#: Example -> what its output has to show.
+EXPECTED = {
+  "active_tasks": r"the trunk moved by [1-9]",
+  "eqx": r"last weights of the trunk",
+  "linen": r"BatchNorm's running means",
+  "nnx": r"implicit source",
+  "pareto_front": r"Pareto MTL: hypervolume 0\.29",
+  "sharded": r"collectives of the method: \{'all-reduce': 1\}",
+  "sweep": r"0\.95 0\.05 .* digit",
+}
+#: Those that print losses during one training.
+LEARNS = {"eqx", "linen", "sharded"}
+#: Not an example, but what they train on.
+HELPERS = {"digits"}
+
+
+def test_all_are_listed():
+  """An example that is not run here would rot."""
+  files = {path.stem for path in (ROOT / "examples").glob("*.py")}
+  assert files == EXPECTED.keys() | HELPERS
+
+
+def losses(output):
+  """The losses in the lines that `digits.report` printed, step by step."""
+  number = r" +(-?[\d.]+)"
+  rows = re.findall(
+    rf"step +\d+ +digit{number} +even{number} +ink{number}", output
+  )
+  return [[float(value) for value in row] for row in rows]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_example(name):
+  """A process of its own, since XLA's flags are read once; warnings fail."""
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+  # The strict settings of the tests do not bind the libraries used here.
+  env = {k: v for k, v in env.items() if not k.startswith("JAX_NUMPY_")}
+  result = subprocess.run(
+    [sys.executable, "-W", "error", f"examples/{name}.py"],
+    cwd=ROOT,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert result.returncode == 0, result.stderr
+  assert re.search(EXPECTED[name], result.stdout), result.stdout
+  if name in LEARNS:
+    first, *_, last = losses(result.stdout)
+    # From ln 10, ln 2 and the variance 1, to well below.
+    assert all(b < 0.8 * a for a, b in zip(first, last, strict=True))

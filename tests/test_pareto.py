@@ -1,0 +1,92 @@
+"""Preferences and the hypervolume, with pymoo as the judge."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pymoo.indicators.hv import HV
+from pymoo.util.ref_dirs import get_reference_directions
+
+from optax_mtl import pareto
+
+
+def sorted_rows(rows):
+  return rows[np.lexsort(rows.T)]
+
+
+@pytest.mark.parametrize(
+  "num_tasks, num_partitions", [(2, 1), (2, 9), (3, 4), (4, 5), (5, 3)]
+)
+def test_das_dennis_directions_are_pymoos(num_tasks, num_partitions):
+  directions = pareto.das_dennis_directions(num_tasks, num_partitions)
+  judge = get_reference_directions(
+    "das-dennis", num_tasks, n_partitions=num_partitions
+  )
+  judge = judge / np.linalg.norm(judge, axis=1, keepdims=True)
+  assert directions.shape == judge.shape
+  # Both in float64, a few roundings; rounded so that they sort alike.
+  np.testing.assert_allclose(
+    sorted_rows(directions.round(12)), sorted_rows(judge.round(12)), atol=1e-11
+  )
+
+
+def test_one_task_has_one_direction():
+  np.testing.assert_array_equal(pareto.das_dennis_directions(1, 5), [[1.0]])
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_uniform_directions(count):
+  directions = pareto.uniform_directions(count)
+  angles = np.arctan2(directions[:, 1], directions[:, 0])
+  np.testing.assert_allclose(
+    angles, np.pi / 2 * np.arange(count) / (count - 1), atol=1e-15
+  )
+  np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1.0)
+
+
+def test_invert_preference():
+  """r ∝ 1/u: on the ray L ∝ u all r_i L_i are equal; twice is no change."""
+  rng = np.random.default_rng(0)
+  u = jnp.asarray(rng.uniform(0.1, 1, (4, 3)), jnp.float32)
+  r = pareto.invert_preference(u)
+  products = np.asarray(r * u)
+  np.testing.assert_allclose(products, products[:, :1] * np.ones(3), rtol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(r, axis=1), 1.0, rtol=1e-6)
+  back = pareto.invert_preference(r)
+  unit = u / jnp.linalg.norm(u, axis=1, keepdims=True)
+  np.testing.assert_allclose(back, unit, rtol=1e-5)
+  # A direction of (1, 0) asks for task 1 alone; as a weight, task 2 matters.
+  np.testing.assert_allclose(
+    pareto.invert_preference(jnp.array([1.0, 0.0])), [0.0, 1.0], atol=1e-6
+  )
+
+
+def test_hypervolume_is_pymoos():
+  """On clouds, fronts, duplicates and points outside, in one vmap."""
+  rng = np.random.default_rng(1)
+  angles = rng.uniform(0, np.pi / 2, (20, 12))
+  front = 1 - np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+  clouds = rng.uniform(-0.2, 1.4, (20, 12, 2))
+  points = np.concatenate([clouds, front, np.round(clouds, 1)])
+  reference = np.array([1.0, 1.1])
+  judge = HV(ref_point=reference)
+  expected = [judge(p) for p in points]
+  volumes = jax.jit(
+    jax.vmap(lambda p: pareto.hypervolume_2d(p, jnp.asarray(reference, p.dtype)))
+  )(jnp.asarray(points, jnp.float32))
+  assert volumes.dtype == jnp.float32
+  # A sum of twelve rectangles of size at most 1.5.
+  np.testing.assert_allclose(volumes, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_hypervolume_edges():
+  one = jnp.ones(2)
+  assert pareto.hypervolume_2d(jnp.full((3, 2), 2.0), one) == 0.0
+  assert pareto.hypervolume_2d(jnp.zeros((1, 2)), one) == 1.0
+  points = jnp.zeros((4, 2))
+  assert pareto.hypervolume_2d(points, one) == 1.0
+  # The paper's toy has these ten points on exactly the rays.
+  volume = jax.grad(
+    lambda p: pareto.hypervolume_2d(p, jnp.ones(2))
+  )(jnp.array([[0.2, 0.5], [0.6, 0.1]]))
+  np.testing.assert_allclose(volume, [[-0.5, -0.4], [-0.4, -0.4]], rtol=1e-5)

@@ -1,0 +1,516 @@
+"""Sources of task gradients: the same Gram matrix, the same update.
+
+Four sources on three networks: an MLP, a CNN with batch statistics, and a small
+attention model. What each costs is counted in its program.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import harness
+import optax_mtl
+from optax_mtl._dtypes import solver_dtype
+
+every_method = pytest.mark.parametrize("name", harness.NAMES)
+T = harness.NUM_TASKS
+
+
+def normal(key, *shape):
+  return jax.random.normal(jax.random.key(key), shape, jnp.float32)
+
+
+# Networks: (params, trunk(params, x) -> (z, aux), heads(params, z, x) -> losses).
+def mlp():
+  params = {
+    "trunk": {"a": normal(0, 4, 8) / 2, "b": normal(1, 8, 5) / 2},
+    "heads": normal(2, T, 5) / 2,
+  }
+
+  def trunk(params, x):
+    return jnp.tanh(jnp.tanh(x @ params["trunk"]["a"]) @ params["trunk"]["b"])
+
+  return params, trunk, normal(3, 6, 4)
+
+
+def cnn():
+  """Two convolutions with batch normalisation; the statistics are the aux."""
+  params = {
+    "trunk": {
+      "a": normal(0, 3, 3, 2, 4) / 4,
+      "b": normal(1, 3, 3, 4, 5) / 6,
+      "scale": jnp.full((4,), 1.5),
+    },
+    "heads": normal(2, T, 5),
+  }
+
+  def conv(x, kernel, stride):
+    return lax.conv_general_dilated(
+      x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+  def trunk(params, x):
+    x = conv(x, params["trunk"]["a"], 1)
+    mean = jnp.mean(x, (0, 1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), (0, 1, 2), keepdims=True)
+    x = (x - mean) / jnp.sqrt(variance + 1e-3)
+    scale = params["trunk"]["scale"].reshape(1, 1, 1, -1)
+    x = conv(jax.nn.relu(x * scale), params["trunk"]["b"], 2)
+    return jnp.mean(x, (1, 2)), {"mean": mean, "variance": variance}
+
+  return params, trunk, normal(3, 4, 6, 6, 2)
+
+
+def attention():
+  params = {
+    "trunk": {
+      name: normal(i, 5, 5) / 2 for i, name in enumerate(("q", "k", "v", "out"))
+    },
+    "heads": normal(4, T, 5),
+  }
+
+  def trunk(params, x):
+    q, k, v = (x @ params["trunk"][name] for name in ("q", "k", "v"))
+    scores = jnp.einsum("nid,njd->nij", q, k) * 5**-0.5
+    mixed = jnp.einsum("nij,njd->nid", jax.nn.softmax(scores), v)
+    return jnp.mean(x + mixed @ params["trunk"]["out"], axis=1)
+
+  return params, trunk, normal(6, 4, 3, 5)
+
+
+NETWORKS = {"mlp": mlp, "cnn": cnn, "attention": attention}
+
+
+def head_losses(params, z):
+  """Squared, absolute and logistic: three different losses."""
+  out = z @ params["heads"].T
+  return jnp.stack(
+    [
+      jnp.mean(jnp.square(out[:, 0] - 1)),
+      jnp.mean(jnp.abs(out[:, 1] + 1)),
+      jnp.mean(jax.nn.softplus(3 * out[:, 2])),
+    ]
+  )
+
+
+@functools.lru_cache(maxsize=None)
+def network(kind):
+  """`(params, x, loss_fn, has_aux, parts)` of one of the networks."""
+  params, trunk, x = NETWORKS[kind]()
+  has_aux = kind == "cnn"
+
+  def loss_fn(params, x):
+    out = trunk(params, x)
+    z, aux = out if has_aux else (out, None)
+    losses = head_losses(params, z)
+    return (losses, aux) if has_aux else losses
+
+  def heads(params, z, x):
+    losses = head_losses(params, z)
+    return (losses, None) if has_aux else losses
+
+  return params, x, loss_fn, has_aux, (trunk, heads)
+
+
+WEIGHTS = np.array([0.2, -1.0, 3.0])
+SHARED = {"trunk": True, "heads": False}
+
+
+def summary(grads_of, params, x, has_aux, mask=False):
+  """Losses, aux, Gram matrix and combination, of one jitted call."""
+
+  @jax.jit
+  def run(params, x):
+    value, grads = grads_of(params, x)
+    grads = optax_mtl._task_gradients.as_task_gradients(grads, T, params)
+    losses, aux = value if has_aux else (value, None)
+    weights = jnp.asarray(WEIGHTS, solver_dtype())
+    shared, head_weights = None, None
+    if mask:
+      shared = {"trunk": jax.tree.map(lambda _: True, params["trunk"])}
+      shared["heads"] = False
+      head_weights = jnp.ones(T, solver_dtype())
+    combined = grads.combine(weights, shared=shared, head_weights=head_weights)
+    return losses, aux, grads.gram(shared), combined, grads.finite()
+
+  return run(params, x)
+
+
+def reference(kind):
+  """Losses, aux and Jacobian by `jax.jacrev`, in float64."""
+  params, x, loss_fn, has_aux, _ = network(kind)
+  with jax.enable_x64(True):
+    double = lambda tree: jax.tree.map(  # noqa: E731
+      lambda a: jnp.asarray(np.asarray(a, np.float64)), tree
+    )
+    params, x = double(params), double(x)
+    losses = loss_fn(params, x)
+    jacobian = jax.jacrev(loss_fn, has_aux=has_aux)(params, x)
+    jacobian = jacobian[0] if has_aux else jacobian
+    aux = losses[1] if has_aux else None
+    return jax.device_get((losses[0] if has_aux else losses, aux, jacobian))
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, T])
+@pytest.mark.parametrize("source", ["stacked", "implicit"])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_sources_agree(kind, source, chunk_size):
+  params, x, loss_fn, has_aux, _ = network(kind)
+  grads_of = optax_mtl.value_and_task_grads(
+    loss_fn, has_aux=has_aux, source=source, chunk_size=chunk_size
+  )
+  mask = chunk_size == 1
+  losses, aux, gram, combined, finite = summary(
+    grads_of, params, x, has_aux, mask
+  )
+  want_losses, want_aux, jacobian = reference(kind)
+  # A few dozen roundings of float32 on each path.
+  np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+  if has_aux:
+    for key in want_aux:
+      np.testing.assert_allclose(aux[key], want_aux[key], rtol=1e-4, atol=1e-5)
+  rows = harness.flat(jacobian["trunk"] if mask else jacobian, 1)
+  norms = np.linalg.norm(rows, axis=1)
+  harness.assert_close(gram, rows @ rows.T, np.outer(norms, norms), 1e-5)
+  np.testing.assert_array_equal(gram, np.asarray(gram).T)
+  trunk = WEIGHTS @ harness.flat(jacobian["trunk"], 1)
+  head_weights = np.ones(T) if mask else WEIGHTS
+  heads = head_weights @ harness.flat(jacobian["heads"], 1)
+  size = np.linalg.norm(harness.flat(jacobian, 1), axis=1) @ np.abs(WEIGHTS)
+  harness.assert_close(harness.flat(combined["trunk"], 0), trunk, size, 1e-5)
+  harness.assert_close(harness.flat(combined["heads"], 0), heads, size, 1e-5)
+  assert np.asarray(finite).all()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1])
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_representation(kind, chunk_size):
+  """The Gram matrix at `Z`; the combination is the params' own."""
+  params, x, loss_fn, has_aux, (trunk, heads) = network(kind)
+  grads_of = optax_mtl.value_and_representation_grads(
+    trunk, heads, has_aux=has_aux, chunk_size=chunk_size
+  )
+  losses, aux, gram, combined, finite = summary(grads_of, params, x, has_aux)
+  want_losses, want_aux, jacobian = reference(kind)
+  np.testing.assert_allclose(losses, want_losses, rtol=1e-5)
+  if has_aux:
+    trunk_aux, heads_aux = aux
+    assert heads_aux is None
+    np.testing.assert_allclose(
+      trunk_aux["mean"], want_aux["mean"], rtol=1e-4, atol=1e-5
+    )
+  z = trunk(params, x)
+  z = z[0] if has_aux else z
+  at_z = np.asarray(jax.jacrev(lambda z: head_losses(params, z))(z), np.float64)
+  at_z = at_z.reshape(T, -1)
+  norms = np.linalg.norm(at_z, axis=1)
+  harness.assert_close(gram, at_z @ at_z.T, np.outer(norms, norms), 1e-5)
+  expected = WEIGHTS @ harness.flat(jacobian, 1)
+  size = np.linalg.norm(harness.flat(jacobian, 1), axis=1) @ np.abs(WEIGHTS)
+  harness.assert_close(harness.flat(combined, 0), expected, size, 1e-5)
+  assert np.asarray(finite).all()
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_task_batches(chunk_size):
+  """Every task its own batch; one argument is shared by all."""
+  params, trunk, _ = mlp()
+  x, target = normal(8, T, 6, 4), normal(9, 6)
+
+  def loss_fn(params, x, head, target):
+    out = trunk(params, x) @ params["heads"][0] + jnp.sum(head)
+    return jnp.mean(jnp.square(out - target)), out
+
+  head = normal(10, T, 2)
+  grads_of = optax_mtl.value_and_task_batch_grads(
+    loss_fn, has_aux=True, in_axes=(0, 0, None), chunk_size=chunk_size
+  )
+  (losses, aux), grads = jax.jit(grads_of)(params, x, head, target)
+  assert aux.shape == (T, 6)
+  for t in range(T):
+    (loss, out), grad = jax.value_and_grad(loss_fn, has_aux=True)(
+      params, x[t], head[t], target
+    )
+    np.testing.assert_allclose(losses[t], loss, rtol=1e-5)
+    np.testing.assert_allclose(aux[t], out, rtol=1e-4, atol=1e-5)
+    got = harness.flat(jax.tree.map(lambda g, t=t: g[t], grads), 0)
+    want = harness.flat(grad, 0)
+    harness.assert_close(got, want, np.abs(want).max(), 1e-5)
+
+
+def test_task_batches_refuse_axes_that_chunks_cannot_take():
+  grads_of = optax_mtl.value_and_task_batch_grads(
+    lambda p, x: jnp.sum(p * x), in_axes=1, chunk_size=1
+  )
+  with pytest.raises(ValueError, match="With chunk_size, in_axes must be 0"):
+    grads_of(jnp.ones(2), jnp.ones((2, T)))
+
+
+@pytest.mark.parametrize("source", ["stacked", "implicit"])
+def test_argnums_kwargs_and_containers(source):
+  """Two arguments differentiated, negative numbers, a dict of losses."""
+
+  def loss_fn(a, x, b, *, scale):
+    return {"two": jnp.sum(a * x) * scale, "one": jnp.sum(b**2)}
+
+  grads_of = optax_mtl.value_and_task_grads(
+    loss_fn, argnums=(0, -1), source=source
+  )
+  a, x, b = jnp.ones(2), jnp.array([1.0, 2.0]), jnp.array([3.0])
+  losses, grads = grads_of(a, x, b, scale=2.0)
+  # By sorted key: "one", then "two".
+  np.testing.assert_allclose(losses, [9.0, 6.0])
+  if source == "implicit":
+    grads = grads.stacked()
+  np.testing.assert_allclose(grads[0], [[0.0, 0.0], [2.0, 4.0]])
+  np.testing.assert_allclose(grads[1], [[6.0], [0.0]])
+
+
+def test_losses_as_array_sequence_or_dict():
+  base = lambda p: jnp.stack([jnp.sum(p), jnp.sum(p**2)])  # noqa: E731
+  kinds = [
+    base,
+    lambda p: list(base(p)),
+    lambda p: tuple(base(p)),
+    lambda p: dict(zip("ab", base(p), strict=True)),
+  ]
+  for kind in kinds:
+    losses, grads = optax_mtl.value_and_task_grads(kind)(jnp.ones(2))
+    np.testing.assert_array_equal(losses, [2.0, 2.0])
+    np.testing.assert_array_equal(grads, [[1.0, 1.0], [2.0, 2.0]])
+
+
+@pytest.mark.parametrize("source", ["stacked", "implicit"])
+def test_a_function_with_a_rule_for_reverse_mode_only(source):
+  """The implicit source pushes tangents forward without a forward-mode rule."""
+
+  @jax.custom_vjp
+  def clipped(x):
+    return x
+
+  clipped.defvjp(lambda x: (x, None), lambda _, g: (jnp.clip(g, -1, 1),))
+
+  def loss_fn(p):
+    return jnp.stack([jnp.sum(clipped(3 * p)), jnp.sum(5 * clipped(p))])
+
+  _, grads = optax_mtl.value_and_task_grads(loss_fn, source=source)(jnp.ones(2))
+  grads = optax_mtl._task_gradients.as_task_gradients(grads, 2)
+  np.testing.assert_allclose(grads.gram(), [[18.0, 6.0], [6.0, 2.0]])
+
+
+def test_mixed_dtypes_of_params_and_losses():
+  """Gradients in the params' dtypes, the Gram matrix in the solver's."""
+  params = {"a": jnp.ones(3, jnp.bfloat16), "b": jnp.ones(2)}
+
+  def loss_fn(p):
+    return [jnp.sum(p["a"]), jnp.sum(p["b"])]
+
+  for source in ("stacked", "implicit"):
+    losses, grads = optax_mtl.value_and_task_grads(loss_fn, source=source)(params)
+    assert losses.dtype == jnp.float32
+    grads = optax_mtl._task_gradients.as_task_gradients(grads, 2, params)
+    assert grads.gram().dtype == solver_dtype()
+    np.testing.assert_allclose(grads.gram(), np.diag([3.0, 2.0]))
+    combined = grads.combine(jnp.array([2.0, 3.0]))
+    assert combined["a"].dtype == jnp.bfloat16
+    assert combined["b"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("kind", ["implicit", "representation"])
+def test_a_task_that_is_not_finite_can_be_left_out(kind):
+  """0 * inf is NaN, so the one backward pass is not enough then."""
+
+  def heads(params, z):
+    return jnp.stack([jnp.sum(z), jnp.sqrt(jnp.sum(z) - 2), jnp.sum(z**2)])
+
+  params = jnp.ones(2)
+  if kind == "implicit":
+    grads_of = optax_mtl.value_and_task_grads(
+      lambda p: heads(p, p), source="implicit"
+    )
+  else:
+    grads_of = optax_mtl.value_and_representation_grads(lambda p: p, heads)
+
+  @jax.jit
+  def run(params, keep):
+    _, grads = grads_of(params)
+    return grads.finite(), grads.combine(jnp.array([1.0, 0.0, 1.0]), keep=keep)
+
+  finite, combined = run(params, jnp.array([True, False, True]))
+  assert list(finite) == [True, False, True]
+  np.testing.assert_allclose(combined, [3.0, 3.0])
+
+
+# Every method with every source.
+def one_step(name, grads_of, params, x, **options):
+  tx = harness.build(name, **options)
+  extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
+  extra = {k: jnp.asarray(v, solver_dtype()) for k, v in extra.items()}
+
+  @jax.jit
+  def run(params, x, active):
+    losses, grads = grads_of(params, x)
+    return tx.update(
+      grads, tx.init(params), params, active=active, **extra | {"losses": losses}
+    )
+
+  updates, state = run(params, x, jnp.array([True, False, True]))
+  return harness.flat(updates, 0), np.asarray(state.weights), harness.flat(
+    updates["heads"], 0
+  )
+
+
+@every_method
+def test_every_method_with_the_implicit_source(name):
+  params, x, loss_fn, _, _ = network("mlp")
+  stacked = one_step(
+    name, optax_mtl.value_and_task_grads(loss_fn), params, x, shared=SHARED
+  )
+  implicit = one_step(
+    name,
+    optax_mtl.value_and_task_grads(loss_fn, source="implicit"),
+    params,
+    x,
+    shared=SHARED,
+  )
+  for got, want in zip(implicit, stacked, strict=True):
+    # The Gram matrix to rounding; T=3 losses of one network, benign.
+    harness.assert_close(got, want, max(np.abs(want).max(), 1), 1e-4)
+
+
+@every_method
+def test_every_method_with_the_representation(name):
+  """The weights are those of the stacked gradients at `Z`."""
+  params, x, _, _, (trunk, heads) = network("mlp")
+  grads_of = optax_mtl.value_and_representation_grads(trunk, heads)
+  updates, weights, head_updates = one_step(
+    name, grads_of, params, x, shared=SHARED
+  )
+  _, _, jacobian = reference("mlp")
+  plain = jacobian["heads"][0] + jacobian["heads"][2]
+  harness.assert_close(head_updates, plain.ravel(), np.abs(plain).max(), 1e-5)
+  trunk_rows = harness.flat(jacobian["trunk"], 1)
+  got = updates[plain.size :]
+  size = np.abs(weights) @ np.linalg.norm(trunk_rows, axis=1)
+  harness.assert_close(got, weights @ trunk_rows, max(size, 1e-6), 1e-4)
+  if optax_mtl.METHODS[name].info.uses_gram:
+    z = trunk(params, x)
+    rows = jax.jacrev(lambda z: head_losses(params, z))(z).reshape(T, -1)
+    tx = harness.build(name)
+    extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
+    extra["losses"] = head_losses(params, z)
+    _, state = jax.jit(
+      lambda rows: tx.update(
+        rows, tx.init(rows[0]), active=jnp.array([True, False, True]), **extra
+      )
+    )(rows)
+    size = max(np.abs(state.weights).max(), 1)
+    harness.assert_close(weights, state.weights, size, 1e-4)
+
+
+# What it costs: matrix products in the program.
+def count(jaxpr, primitives):
+  """How often primitives run: the bodies of loops count once per iteration."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name in primitives:
+      total += 1
+    factor = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+    for value in eqn.params.values():
+      for inner in value if isinstance(value, (list, tuple)) else (value,):
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns"):
+          total += factor * count(inner, primitives)
+  return total
+
+
+def products(function, *args):
+  """Dots in the compiled program, after the compiler dropped what is unused."""
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  from jax.interpreters import partial_eval
+
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return count(jaxpr, {"dot_general"})
+
+
+def deep_losses(params, x):
+  """Twelve matrix products forward, so that a few on [T, T] do not matter."""
+  for kernel in params["trunk"]:
+    x = jnp.tanh(x @ kernel)
+  return jnp.stack([jnp.mean(x[:, t] ** (t + 1)) for t in range(T)])
+
+
+DEPTH = 12
+
+
+def deep_network():
+  params = {"trunk": [normal(i, 6, 6) for i in range(DEPTH)]}
+  return params, normal(99, 5, 6)
+
+
+def step_products(name, source, summed=False):
+  params, x = deep_network()
+  tx = harness.build(name)
+  extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
+
+  def run(params, x):
+    if summed:
+      return jax.value_and_grad(lambda p: jnp.sum(deep_losses(p, x)))(params)
+    losses, grads = optax_mtl.value_and_task_grads(deep_losses, source=source)(
+      params, x
+    )
+    updates, state = tx.update(
+      grads, tx.init(params), params, **extra | {"losses": losses}
+    )
+    return losses, updates, state
+
+  return products(run, params, x)
+
+
+@every_method
+def test_what_the_implicit_source_costs(name):
+  """Losses only: one forward and one backward pass, as a summed loss.
+
+  A backward pass is one product for each layer's kernel and one for each
+  layer's input but the first; a forward tangent is two for each layer.
+  """
+  one = step_products(name, None, summed=True)
+  assert one == DEPTH + DEPTH + DEPTH - 1
+  cost = step_products(name, "implicit")
+  if not optax_mtl.METHODS[name].info.uses_gram:
+    assert cost == one, f"{name} costs {cost / one:.2f} of one backward pass"
+    return
+  backward = 2 * DEPTH - 1
+  forward_tangent = 2 * DEPTH - 1
+  expected = DEPTH + backward + T * (backward + forward_tangent)
+  # What is left are products on [T, T] in the solver.
+  assert expected <= cost <= expected + 60
+
+
+def test_one_forward_pass():
+  """Of every source: the forward layers' tanh are counted."""
+  params, x = deep_network()
+
+  def tanhs(grads_of):
+    def run(params, x):
+      losses, grads = grads_of(params, x)
+      grads = optax_mtl._task_gradients.as_task_gradients(grads, T)
+      return losses, grads.gram(), grads.combine(jnp.ones(T, solver_dtype()))
+
+    return count(jax.make_jaxpr(run)(params, x).jaxpr, {"tanh"})
+
+  for source in ("stacked", "implicit"):
+    grads_of = optax_mtl.value_and_task_grads(deep_losses, source=source)
+    assert tanhs(grads_of) == DEPTH
+  half = DEPTH // 2
+  grads_of = optax_mtl.value_and_representation_grads(
+    lambda p, x: functools.reduce(
+      lambda z, k: jnp.tanh(z @ k), p["trunk"][:half], x
+    ),
+    lambda p, z, x: deep_losses({"trunk": p["trunk"][half:]}, z),
+  )
+  assert tanhs(grads_of) == DEPTH
