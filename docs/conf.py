@@ -54,6 +54,8 @@ def _returns(lines):
   body = lines[start:end]
   while body and not body[-1]:
     body.pop()
+  if not body:
+    return lines
   names = [re.match(r"  (\w+): ", line) for line in body]
   if names[0] and sum(map(bool, names)) > 1:
     bullets = [

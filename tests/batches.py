@@ -24,7 +24,7 @@ class Batch(NamedTuple):
   converged: np.ndarray | None
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(name, num_tasks, options, traced):
   def one(grads, values):
     tx = optax_mtl.METHODS[name](

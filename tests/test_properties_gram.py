@@ -11,11 +11,10 @@ import functools
 import zlib
 from typing import NamedTuple
 
-import numpy as np
-import pytest
-
 import batches
 import matrices
+import numpy as np
+import pytest
 from reference import dual_cone, gram_methods
 
 EPS = float(np.finfo(np.float32).eps)
@@ -133,8 +132,8 @@ def test_pcgrad_is_the_papers_loop(num_tasks):
   """Continuous in every product, so that rounding one sign does no harm."""
   data, found = cases(num_tasks), solved("pcgrad", num_tasks)
   orders = gram_methods.drawn_orders(1, num_tasks)[0]
-  for name, grads, units, norms, w in zip(
-    data.names, data.grads, data.units, data.norms, found.weights, strict=True
+  for name, grads, norms, w in zip(
+    data.names, data.grads, data.norms, found.weights, strict=True
   ):
     # Each step turns the error of what is left of a gradient into one of its
     # coefficients, so that it is the loop's size that counts.

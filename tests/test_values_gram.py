@@ -3,14 +3,14 @@
 import functools
 import itertools
 
+import batches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-import batches
-import optax_mtl
 from reference import gram_methods, methods
+
+import optax_mtl
 
 # In x64 mode: the solvers stop at 16 to 800 roundings (1.8e-13), and the
 # random gradients' Gram matrices have condition numbers up to about 1e4.
@@ -210,7 +210,7 @@ def test_imtl_is_its_closed_form():
 
 @pytest.mark.parametrize("rescale, divisor", [(0, 1), (1, 1.25), (2, 1.5)])
 def test_cagrad_rescale(rescale, divisor):
-  """d = mean + c |mean| g_w / |g_w|, divided: all from one compilation."""
+  """The formula `d = mean + c |mean| g_w / |g_w|`, divided; compiled once for all."""
   grads = gradients(3)
   found = run("cagrad", grads, rescale=rescale)
   expected = methods.REFERENCES["cagrad"](3, grads, {}, rescale=0)

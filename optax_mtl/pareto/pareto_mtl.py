@@ -96,7 +96,8 @@ def pareto_mtl(
       in units of `‖L‖`. Default 0, as in the authors' code.
     normalize_constraints: Whether to scale each `∇G_j` by `1 / ‖u_j - u_k‖`, so
       that many directions, which lie close to each other, do not shorten the
-      steps. Not in the paper. Default False.
+      steps. Not in the paper. Default False: it helps with many directions and
+      few steps, but a larger `feasibility_steps` helps more.
     rescale: Whether to scale the weights of the second phase to `Σ|α_i| = T`, as
       the authors' MultiMNIST code does; not in the paper. Default False.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
