@@ -269,38 +269,38 @@ def figure(cells: Sequence[Cell], settings: dict) -> Any:
   from matplotlib.figure import Figure
 
   tasks = _sizes(cells, "tasks")
-  result = Figure(figsize=(3.2 * len(tasks) + 2.4, 6.4), layout="constrained")
-  axes = result.subplots(2, len(tasks), squeeze=False, sharey="row")
-  for column, num_tasks in enumerate(tasks):
-    for index, method in enumerate(_methods(cells)):
-      chosen = _of(cells, method=method, tasks=num_tasks)
-      params = _sizes(chosen, "params")
-      style = {
-        "color": COLOURS[index % len(COLOURS)],
-        "linestyle": ("-", "--")[index // len(COLOURS)],
-        "marker": "o",
-        "markersize": 3,
-        "linewidth": 1.2,
-        "label": method,
-      }
-      for row, value in enumerate((ratio, over_floor)):
-        values = [
+  rows = [(over_floor, 2.0, "multiple of the floor")]
+  if any("theirs" in cell for cell in cells):
+    rows.insert(0, (ratio, 1.0, "times faster than TorchJD"))
+  result = Figure(
+    figsize=(3.2 * len(tasks) + 2.4, 3.2 * len(rows)), layout="constrained"
+  )
+  axes = result.subplots(len(rows), len(tasks), squeeze=False, sharey="row")
+  for (value, level, title), line in zip(rows, axes, strict=True):
+    line[0].set_ylabel(title)
+    for num_tasks, ax in zip(tasks, line, strict=True):
+      for index, method in enumerate(_methods(cells)):
+        chosen = _of(cells, method=method, tasks=num_tasks)
+        params = _sizes(chosen, "params")
+        medians = [
           _median([value(c) for c in _of(chosen, params=p)]) for p in params
         ]
-        axes[row, column].plot(params, values, **style)
-    for row, (level, title) in enumerate(
-      ((1.0, "times faster than TorchJD"), (2.0, "multiple of the floor"))
-    ):
-      ax = axes[row, column]
+        ax.plot(
+          params,
+          medians,
+          color=COLOURS[index % len(COLOURS)],
+          linestyle=("-", "--")[index // len(COLOURS)],
+          marker="o",
+          markersize=3,
+          linewidth=1.2,
+          label=method,
+        )
       ax.axhline(level, color="#888888", linewidth=0.8)
-      ax.set_xscale("log")
-      if ax.lines and any(v > 0 for line in ax.lines for v in line.get_ydata()):
-        ax.set_yscale("log")
+      ax.set(xscale="log", yscale="log", title=f"T = {num_tasks}")
       ax.grid(color="#e6e6e6", linewidth=0.6)
       ax.spines[["top", "right"]].set_visible(False)
-      ax.set_title(f"T = {num_tasks}" if row == 0 else "")
-      ax.set_xlabel("parameters" if row else "")
-      ax.set_ylabel(title if column == 0 else "")
+  for ax in axes[-1]:
+    ax.set_xlabel("parameters")
   handles, labels = axes[0, 0].get_legend_handles_labels()
   result.legend(handles, labels, loc="outside right center", frameon=False)
   result.suptitle(

@@ -100,6 +100,10 @@ def value_and_task_grads(
   backward and T forward-mode passes, and the update itself is one backward
   pass; a method that needs only the losses costs exactly one.
 
+  A loss whose derivative is NaN or inf spoils the gradients of all tasks, since
+  they share one forward pass and 0 times NaN is NaN. So an absent label that is
+  coded as NaN has to be replaced before it meets the prediction.
+
   Args:
     fun: Function that returns the losses: an array [T], or a sequence or dict
       of scalars (a dict counts in the order of its sorted keys). With

@@ -62,8 +62,9 @@ class TaskGradients(abc.ABC):
         are shared.
       head_weights: Array [T], the weights on the other leaves. Needed if
         `shared` is given.
-      keep: Array [T] of bool: a task that is not kept is left out even where
-        its gradient is not finite. None: keep all.
+      keep: Array [T] of bool: a task that is not kept, whose weights are 0, is
+        left out even where its gradient overflowed; of stacked gradients, also
+        where it is NaN. None: keep all.
 
     Returns:
       A tree with the structure and shapes of the params.
@@ -187,41 +188,16 @@ class PullbackTaskGradients(TaskGradients):
       return jax.vmap(fun)(units)
     return jax.lax.map(fun, units, batch_size=self.chunk_size)
 
-  def _combine(self, weights, keep):
-    total = self.pullback(self._cotangent(weights))
-    if keep is None:
-      return total
-
-    # A zero cotangent does not silence a task whose derivative is not finite:
-    # 0 * inf is NaN. So if the one backward pass was not finite, the tasks are
-    # taken one by one and chosen among.
-    def one_by_one(_):
-      def add(carry, row):
-        unit, weight, kept = row
-        gradient = self.pullback(unit)
-        return jax.tree.map(
-          lambda c, g: (
-            c + jnp.where(kept, weight.astype(g.dtype) * g, jnp.zeros_like(g))
-          ),
-          carry,
-          gradient,
-        ), None
-
-      units = jnp.eye(self.num_tasks, dtype=self.losses_like.dtype)
-      zeros = jax.tree.map(jnp.zeros_like, total)
-      rows = (units, self._cotangent(weights), keep)
-      return jax.lax.scan(add, zeros, rows)[0]
-
-    fine = jnp.all(tree_finite(total))
-    return jax.lax.cond(fine, lambda t: t, one_by_one, total)
-
   def combine(self, weights, *, shared=None, head_weights=None, keep=None):
-    trunk = self._combine(weights, keep)
+    # A task that is not kept has weight 0, and that is all one can do: where
+    # its derivative itself is NaN or inf, 0 times it is NaN in each pullback.
+    del keep
+    trunk = self.pullback(self._cotangent(weights))
     if shared is None or all(jax.tree.leaves(shared)):
       return trunk
     # Only the heads' leaves of this second pass are used, so the compiler
     # drops the part that runs through the trunk.
-    return merge(shared, trunk, self._combine(head_weights, keep))
+    return merge(shared, trunk, self.pullback(self._cotangent(head_weights)))
 
   def finite(self):
     return self.map_tasks(lambda unit: tree_finite(self.pullback(unit)))

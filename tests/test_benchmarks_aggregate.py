@@ -274,7 +274,8 @@ def test_threads_are_fixed_before_anything_is_imported():
     "import os, sys\n"
     "from benchmarks import _timing\n"
     "assert not {'jax', 'numpy', 'torch'} & set(sys.modules)\n"
-    "os.execv = lambda *args: print(args[1][1:], len(os.sched_getaffinity(0)))\n"
+    "cores = lambda: len(os.sched_getaffinity(0))\n"
+    "os.execv = lambda *args: print(args[1][1:], cores())\n"
     "_timing.restart_with_threads(1, 'm', ['--x'])\n"
     "_timing.restart_with_threads(1, 'm', ['--x'])\n"
   )
