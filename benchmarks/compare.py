@@ -81,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _train_all(
   args: argparse.Namespace, problem: networks.Problem, console: Console
 ) -> dict[str, tuple[recipes.Recipe, Run]]:
-  """Trains the methods in turn; stops early, keeping what is done, on Ctrl-C."""
+  """Trains the methods in turn; on Ctrl-C, stops and keeps what is done."""
   settings = Settings(
     steps=args.steps,
     batch_size=args.batch_size,

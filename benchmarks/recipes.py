@@ -51,7 +51,7 @@ def sweep_weights(num_tasks: int, size: int) -> np.ndarray:
 
 
 def _preferences(num_tasks: int) -> tuple[np.ndarray, np.ndarray]:
-  """Pareto MTL's directions [K, T], and those to train, the middle one first."""
+  """Pareto MTL's directions [K, T], and those to train, the middle first."""
   middle = np.full((1, num_tasks), num_tasks**-0.5)
   if num_tasks == 2:
     directions = optax_mtl.pareto.uniform_directions(_NUM_PREFERENCES)

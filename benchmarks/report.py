@@ -206,8 +206,8 @@ def notes(dataset: Dataset, runs: Runs) -> list[str]:
   if "pareto_mtl" in runs:
     number = len(runs["pareto_mtl"][0].points)
     lines.append(
-      f"pareto_mtl: trains {number} preference{'s' * (number > 1)} at once; the "
-      "row is the middle one."
+      f"pareto_mtl: trains {number} preference{'s' * (number > 1)} at once; "
+      "the row is the middle one."
     )
   return lines
 

@@ -25,11 +25,11 @@ from optax_mtl.methods.imtl_g import imtl_g
 from optax_mtl.methods.mgda import mgda
 from optax_mtl.methods.nash_mtl import nash_mtl
 from optax_mtl.methods.pcgrad import pcgrad
-from optax_mtl.methods.upgrad import upgrad
 from optax_mtl.methods.uncertainty import (
   uncertainty_loss,
   uncertainty_weighting,
 )
+from optax_mtl.methods.upgrad import upgrad
 from optax_mtl.pareto.pareto_mtl import pareto_mtl
 from optax_mtl.wrappers import (
   accumulate,

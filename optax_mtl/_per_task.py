@@ -59,7 +59,7 @@ def per_task(
     if isinstance(updates, TaskGradients):
       raise TypeError(
         "per_task transforms the gradients themselves, which a "
-        f"{type(updates).__name__} does not hold: use source='stacked', or pass "
+        f"{type(updates).__name__} does not hold: use source='stacked', or "
         "grads.stacked()."
       )
     _checks.check_stacked(updates, num_tasks, params)

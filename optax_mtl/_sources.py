@@ -1,4 +1,4 @@
-"""Where task gradients come from: functions that return losses and gradients."""
+"""Where task gradients come from: functions to losses and gradients."""
 
 from collections.abc import Callable
 from typing import Any

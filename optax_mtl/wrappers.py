@@ -122,10 +122,10 @@ def accumulate(
   """Averages task gradients over k batches before each update.
 
   What `optax.MultiSteps` is for one gradient: its accumulators have the params'
-  shapes, these have [T, *shape]. Each task's gradient and loss are averaged over
-  the batches in which it was active; a task that was in none is absent from the
-  update. Other extra args are those of the last batch. In between, the updates
-  are zero and nothing of `inner` runs.
+  shapes, these have [T, *shape]. Each task's gradient and loss are averaged
+  over the batches in which it was active; a task that was in none is absent
+  from the update. Other extra args are those of the last batch. In between, the
+  updates are zero and nothing of `inner` runs.
 
   Args:
     inner: A method, or a chain that begins with one.
@@ -253,10 +253,10 @@ def skip_nonfinite(
   """Leaves out updates that are not finite, and keeps the state from them.
 
   What `optax.apply_if_finite` is for one gradient. A step is skipped if the
-  update or the new state of `inner` holds a NaN or inf: the update is zero then,
-  and the state stays. After `max_consecutive` skipped steps in a row the next
-  one goes through as it is, so that a run that broke for good shows it. To go on
-  with the tasks that are finite instead, build the method with
+  update or the new state of `inner` holds a NaN or inf: the update is zero
+  then, and the state stays. After `max_consecutive` skipped steps in a row the
+  next one goes through as it is, so that a run that broke for good shows it. To
+  go on with the tasks that are finite instead, build the method with
   `on_nonfinite="drop"`.
 
   Args:
@@ -330,8 +330,8 @@ def track_conflicts(
 ) -> optax.GradientTransformationExtraArgs:
   """Records how far the task gradients of the last step conflicted.
 
-  Read the figures with `optax.tree.get(opt_state, "conflict_rate")`. They cost a
-  Gram matrix over all leaves: little beside stacked gradients, but T more
+  Read the figures with `optax.tree.get(opt_state, "conflict_rate")`. They cost
+  a Gram matrix over all leaves: little beside stacked gradients, but T more
   backward passes with the implicit source.
 
   Args:
@@ -344,7 +344,8 @@ def track_conflicts(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax_mtl
-    >>> tx = optax_mtl.track_conflicts(optax_mtl.equal_weighting(2), num_tasks=2)
+    >>> method = optax_mtl.equal_weighting(num_tasks=2)
+    >>> tx = optax_mtl.track_conflicts(method, num_tasks=2)
     >>> state = tx.init(jnp.zeros(2))
     >>> _, state = tx.update(jnp.array([[1.0, 0.0], [-1.0, 1.0]]), state)
     >>> print(state.conflict_rate)

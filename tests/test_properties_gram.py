@@ -26,7 +26,13 @@ sizes = pytest.mark.parametrize("num_tasks", SIZES)
 # Zero is in the hull of the others, or all is zero.
 STATIONARY = ("stationary", "all_zero")
 # The rank is decided at T roundings: lost in float32, or in doubt.
-DEPENDENT = ("duplicate_rows", "rank_deficient", "identical", "stationary")
+DEPENDENT = (
+  "duplicate_rows",
+  "rank_deficient",
+  "identical",
+  "stationary",
+  "ill_conditioned",
+)
 
 
 class Cases(NamedTuple):
@@ -54,6 +60,14 @@ class Cases(NamedTuple):
     """Sum of the lengths of what is added up, [N]."""
     return np.sum(np.abs(weights) * self.norms, axis=1)
 
+  def spread(self):
+    """Largest eigenvalue of the unit gradients' Gram matrix, [N]; 1 to T.
+
+    An eigendecomposition is as exact as if the matrix had been changed by
+    roundings of it.
+    """
+    return np.maximum(np.linalg.norm(self.units, ord=2, axis=(1, 2)) ** 2, 1)
+
   def products(self, weights):
     """Unit gradients times the combined gradient, [N, T], in float64."""
     update = np.einsum("nt,ntp->np", weights, self.grads)
@@ -78,9 +92,24 @@ def cases(num_tasks):
   return Cases(np.array(names), grads, norms, units, present)
 
 
+# Hyperparameters that are traced, so that a method is compiled once per size;
+# `max_norm` is inf for none.
+TRACED = {
+  "cagrad": {"c": 0.5, "rescale": 0},
+  "nash_mtl": {"max_norm": 1.0},
+  "fairgrad": {"alpha": 1.0, "max_norm": 1.0},
+}
+
+
 @functools.cache
 def solved(name, num_tasks, **options):
-  found = batches.run(name, cases(num_tasks).grads, **options)
+  """One step on all matrices; `options` are among those in `TRACED`."""
+  grads = cases(num_tasks).grads
+  traced = {
+    key: np.full(len(grads), value)
+    for key, value in (TRACED.get(name, {}) | options).items()
+  }
+  found = batches.run(name, grads, traced=traced)
   assert np.isfinite(found.weights).all() and np.isfinite(found.updates).all()
   return found
 
@@ -188,7 +217,7 @@ def test_upgrad_is_the_mean_of_the_exact_projections(num_tasks):
 def test_nash_gives_equal_gains(num_tasks):
   """alpha_i (M alpha)_i = 1 for tasks with a gradient, and |d| = sqrt(T)."""
   data = cases(num_tasks)
-  found = solved("nash_mtl", num_tasks, max_norm=None)
+  found = solved("nash_mtl", num_tasks, max_norm=np.inf)
   lengths = found.weights * data.norms
   gains = lengths * data.products(found.weights)
   solvable = data.without(*STATIONARY)
@@ -215,7 +244,7 @@ def test_nash_gives_equal_gains(num_tasks):
 def test_fairgrad_balances_gains(num_tasks):
   """M w = w^(-1/alpha) at the authors' alpha = 2."""
   data = cases(num_tasks)
-  found = solved("fairgrad", num_tasks, alpha=2.0, max_norm=None)
+  found = solved("fairgrad", num_tasks, alpha=2.0, max_norm=np.inf)
   present = data.present
   assert (found.weights[~present] == 0).all()
   assert (found.weights[present] > 0).all()
@@ -225,8 +254,9 @@ def test_fairgrad_balances_gains(num_tasks):
   error = np.where(present, np.abs(gains - wanted), 0)
   bound = DELTA * (data.norms * data.size(found.weights)[:, None] + wanted)
   assert_at_most(error, bound, data.names, data.without(*STATIONARY))
-  benign = data.without("ill_conditioned", "conflicting", *STATIONARY)
-  assert found.converged[benign].all()
+  # The smallest gain is small against its terms where lengths differ so much.
+  hard = ("ill_conditioned", "conflicting", "scaled_1e6")
+  assert found.converged[data.without(*hard, *STATIONARY)].all()
 
 
 @sizes
@@ -252,7 +282,8 @@ def test_imtl_gives_equal_projections(num_tasks):
   middle = np.sum(products, axis=1) / count
   error = np.where(data.present, np.abs(products - middle[:, None]), 0)
   rows = data.without(*DEPENDENT)
-  assert_at_most(error, DELTA * data.size(found.weights), data.names, rows)
+  bound = DELTA * data.spread() * data.size(found.weights)
+  assert_at_most(error, bound, data.names, rows)
 
 
 @sizes
@@ -261,7 +292,7 @@ def test_config_gives_equal_cosines(num_tasks):
   data, found = cases(num_tasks), solved("config", num_tasks)
   assert (found.weights[~data.present] == 0).all()
   products = data.products(found.weights)
-  size = data.size(found.weights)
+  size = data.spread() * data.size(found.weights)
   count = np.maximum(data.present.sum(axis=1), 1)
   middle = np.sum(products, axis=1) / count
   error = np.where(data.present, np.abs(products - middle[:, None]), 0)
@@ -294,33 +325,38 @@ def test_no_direction_in_the_ball_does_better_than_cagrad(num_tasks, c):
   The weights beyond the mean are such a w, up to scale, and the bound that it
   gives is met by the update.
   """
-  data = cases(num_tasks)
-  count = len(data.names)
-  options = {"c": np.full(count, c), "rescale": np.zeros(count, int)}
-  found = batches.run("cagrad", data.grads, traced=options)
-  extra = found.weights - 1 / num_tasks
-  total = extra.sum(axis=1)
-  # At a stationary point the update is the mean, and there is nothing to show.
-  moved = total > 1e-5
-  assert (
-    moved[data.without("all_zero", "stationary", "identical")].all() or c > 1
-  )
-  w = np.maximum(extra, 0) / np.where(moved, total, 1)[:, None]
+  data, found = cases(num_tasks), solved("cagrad", num_tasks, c=c)
   mean = data.grads.mean(axis=1)
   radius = c * np.linalg.norm(mean, axis=1)
+  extra = np.maximum(found.weights - 1 / num_tasks, 0)
+  total = extra.sum(axis=1)
+  # Else only the mean, or zero, was left: there is nothing to show.
+  moved = total > 1e-5
+  some = data.present.any(axis=1) & data.without("stationary", "identical")
+  assert moved[some & data.without("ill_conditioned")].all()
+  # The ball: |g_w| is known to the root of DELTA size^2.
+  size = data.size(extra)
   away = np.linalg.norm(found.updates - mean, axis=1)
-  size = data.norms.mean(axis=1) + data.size(np.maximum(extra, 0))
-  assert_at_most(away, radius + DELTA * size, data.names)
-  gains = np.einsum(
-    "ntp,np->nt", data.grads, np.einsum("nt,ntp->np", found.weights, data.grads)
-  )
+  bound = np.sqrt(radius**2 + DELTA * size**2)
+  slack = DELTA * data.size(found.weights)
+  assert_at_most(away, bound + slack, data.names, moved)
+  # The certificate, over the tasks that have a gradient.
+  assert found.converged[data.without("ill_conditioned")].all()
+  w = extra / np.where(moved, total, 1)[:, None]
+  gains = data.norms * data.products(found.weights)
+  gains = np.where(data.present, gains, np.inf)
   worst = np.argmin(gains, axis=1)[:, None]
-  gap = objective(data, w, c) - np.take_along_axis(gains, worst, axis=1)[:, 0]
-  # Each gain is known to DELTA times its own length and the size; the solver
-  # accepts as much, and w is what rounding left of the weights.
+  best = np.take_along_axis(gains, worst, axis=1)[:, 0]
+  gap = objective(data, w, c) - np.where(moved, best, 0)
+  # Each gain is known to DELTA times its own length and the size.
   reach = np.take_along_axis(data.norms, worst, axis=1)[:, 0]
   reach = reach + np.sum(w * data.norms, axis=1)
-  assert_at_most(gap, DELTA * reach * size, data.names, moved)
+  bound = DELTA * reach * data.size(found.weights)
+  assert_at_most(gap, bound, data.names, moved & found.converged)
+  if c > 1:
+    worst = np.where(data.present, -data.products(found.weights), 0)
+    bound = DELTA * data.size(found.weights)
+    assert_at_most(worst, bound, data.names, found.converged)
 
 
 @sizes
@@ -328,14 +364,15 @@ def test_aligned_has_the_least_singular_value_for_its_length(num_tasks):
   """|d|^2 = lambda_min p . p, where all eigenvalues are kept."""
   data, found = cases(num_tasks), solved("aligned_mtl", num_tasks)
   rows = data.without(
-    *DEPENDENT, "ill_conditioned", "scaled_1e2", "scaled_1e6", "zero_rows"
+    *DEPENDENT, "scaled_1e2", "scaled_1e6", "zero_rows"
   ) & data.present.all(axis=1)
   values = np.linalg.svd(data.grads, compute_uv=False)
   expected = values[:, -1] / np.sqrt(num_tasks)
   error = np.abs(np.linalg.norm(found.updates, axis=1) - expected)
   # Eigenvalues are known to roundings of the largest, their roots to half that.
   condition = (values[:, 0] / np.maximum(values[:, -1], 1e-30)) ** 2
-  assert_at_most(error, 8 * EPS * condition * expected, data.names, rows)
+  bound = 0.5 * DELTA * condition * expected
+  assert_at_most(error, bound, data.names, rows)
   # The rank never makes it long: the frame is no longer than the gradients.
   bound = values[:, 0] * (1 + DELTA * num_tasks)
   assert_at_most(np.linalg.norm(found.updates, axis=1), bound, data.names)

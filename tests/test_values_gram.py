@@ -210,7 +210,7 @@ def test_imtl_is_its_closed_form():
 
 @pytest.mark.parametrize("rescale, divisor", [(0, 1), (1, 1.25), (2, 1.5)])
 def test_cagrad_rescale(rescale, divisor):
-  """The formula `d = mean + c |mean| g_w / |g_w|`, divided; compiled once for all."""
+  """It is `d = mean + c |mean| g_w / |g_w|`, divided by what is asked for."""
   grads = gradients(3)
   found = run("cagrad", grads, rescale=rescale)
   expected = methods.REFERENCES["cagrad"](3, grads, {}, rescale=0)

@@ -38,8 +38,10 @@ def cagrad(
   simplex minimises `g_w · ḡ + c ‖ḡ‖ ‖g_w‖`: of all directions in the ball of
   radius `c ‖ḡ‖` around the mean, `d` is the one whose smallest decrease among
   the tasks is largest. For `c < 1` it converges to a minimum of the mean loss;
-  from `c = 1` on it descends every task. Where `g_w` vanishes, at a Pareto
-  stationary point, `d` is the mean gradient. The weights' sum is free.
+  from `c = 1` on it never hurts a task. Where rounding no longer tells `g_w`
+  from zero, the formula has no answer: `d` is the mean gradient then for
+  `c < 1`, and zero from `c = 1` on, where that is Pareto stationarity. The
+  weights' sum is free. A task with a zero gradient counts in the mean only.
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -85,10 +87,11 @@ def cagrad(
     mean = step.active.astype(gram.dtype) / step.num_active
     inner = combined_norm(gram, w)
     ratio = combined_norm(gram, mean) / jnp.where(inner > 0, inner, 1.0)
-    # At a Pareto stationary point only rounding is left of g_w.
-    largest = jnp.sqrt(jnp.max(w * w * jnp.diagonal(gram)))
-    vanishes = inner <= largest * jnp.sqrt(jnp.finfo(gram.dtype).eps)
+    # The solver accepts |g_w|² from 16 roundings of its terms' size as zero.
+    size = jnp.sum(w * jnp.sqrt(jnp.diagonal(gram)))
+    vanishes = inner <= size * (4 * jnp.sqrt(jnp.finfo(gram.dtype).eps))
     weights = mean + jnp.where(vanishes, 0.0, radius * ratio) * w
+    weights = jnp.where(vanishes & (radius >= 1), 0.0, weights)
     one = jnp.ones_like(radius)
     divisors = jnp.stack([one, one + radius * radius, one + radius])
     return weights / divisors[jnp.asarray(rescale, jnp.int32)], certificate

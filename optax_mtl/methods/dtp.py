@@ -49,8 +49,8 @@ def dtp(
 ) -> optax.GradientTransformationExtraArgs:
   """Dynamic task prioritization: a task that performs worse weighs more.
 
-  `w_i = -(1 - κ_i)^γ log κ_i`, where `κ_i` is an exponential moving average of a
-  key performance indicator (KPI) in (0, 1): accuracy, or the share of errors
+  `w_i = -(1 - κ_i)^γ log κ_i`, where `κ_i` is an exponential moving average of
+  a key performance indicator (KPI) in (0, 1): accuracy, or the share of errors
   below a threshold for regression. The weights' sum is free; as all KPIs near
   1, every weight vanishes.
 
@@ -87,7 +87,8 @@ def dtp(
     >>> import optax_mtl
     >>> tx = optax_mtl.dtp(num_tasks=2)
     >>> state = tx.init(jnp.zeros(2))
-    >>> _, state = tx.update(jnp.ones((2, 2)), state, kpis=jnp.array([0.1, 0.9]))
+    >>> kpis = jnp.array([0.1, 0.9])
+    >>> _, state = tx.update(jnp.ones((2, 2)), state, kpis=kpis)
     >>> print(np.asarray(state.weights).round(4))
     [2.0723 0.0105]
 

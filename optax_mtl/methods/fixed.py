@@ -41,8 +41,8 @@ def fixed_weighting(
 
   The weights are used as given, and not normalised. Set them so that the
   weighted losses have about the same magnitude, or search a grid; `vmap` over
-  `optax.inject_hyperparams(fixed_weighting, static_args="num_tasks")` trains the
-  whole grid at once.
+  `optax.inject_hyperparams(fixed_weighting, static_args="num_tasks")` trains
+  the whole grid at once.
 
   Args:
     num_tasks: The number of tasks `T`.

@@ -108,8 +108,8 @@ def gradnorm(
 
   Raises:
     TypeError: The update is called without `losses`.
-    ValueError: `alpha` or `min_weight` is out of range, or `norm_params` is used
-      with the representation source.
+    ValueError: `alpha` or `min_weight` is out of range, or `norm_params` is
+      used with the representation source.
 
   Example:
     >>> import jax.numpy as jnp

@@ -32,7 +32,7 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
 
 @_base.method(
   paper="Sener & Koltun, Multi-Task Learning as Multi-Objective Optimization, "
-  "NeurIPS 2018; Désidéri, Multiple-gradient descent algorithm, C. R. Math. 2012",
+  "NeurIPS 2018; Désidéri, Multiple-gradient descent algorithm, 2012",
   url="https://arxiv.org/abs/1810.04650",
   family="gram",
   uses_gram=True,
@@ -57,16 +57,16 @@ def mgda(
 ) -> optax.GradientTransformationExtraArgs:
   """The multiple-gradient descent algorithm: descends every task at once.
 
-  `d = Σ α_i g_i` with `α` the minimiser of `‖Σ α_i g_i‖` over the simplex, exact
-  to a certificate that the state keeps. `d` is zero if and only if the point is
-  Pareto stationary, and otherwise `d · g_i >= ‖d‖²` for every task. The weights
-  sum to 1.
+  `d = Σ α_i g_i` with `α` the minimiser of `‖Σ α_i g_i‖` over the simplex,
+  exact to a certificate that the state keeps. `d` is zero if and only if the
+  point is Pareto stationary, and otherwise `d · g_i >= ‖d‖²` for every task.
+  The weights sum to 1.
 
   With `normalize` the problem is solved on `g_i / c_i`, and the weights applied
-  to the gradients are `α_i / c_i`, so that `d` is the solution of the normalised
-  problem and descends every task. The authors' code applies `α_i` to the raw
-  gradients instead; with "l2" and two tasks that is equal weighting, and may
-  ascend a task. These weights have no fixed sum.
+  to the gradients are `α_i / c_i`, so that `d` is the solution of the
+  normalised problem and descends every task. The authors' code applies `α_i` to
+  the raw gradients instead; with "l2" and two tasks that is equal weighting,
+  and may ascend a task. These weights have no fixed sum.
 
   One task with a zero gradient makes `d` zero: then the others have to wait,
   unless `drop_stationary` is set.
@@ -100,6 +100,7 @@ def mgda(
 
   Example:
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> import optax_mtl
     >>> tx = optax_mtl.mgda(num_tasks=2)
     >>> state = tx.init(jnp.zeros(2))

@@ -95,8 +95,8 @@ def uncertainty_loss(
 
 
 @_base.method(
-  paper="Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty to Weigh "
-  "Losses for Scene Geometry and Semantics, CVPR 2018",
+  paper="Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty to "
+  "Weigh Losses for Scene Geometry and Semantics, CVPR 2018",
   url="https://arxiv.org/abs/1705.07115",
   family="loss",
   needs=["losses"],
@@ -164,7 +164,8 @@ def uncertainty_weighting(
   Example:
     >>> import jax.numpy as jnp
     >>> import optax_mtl
-    >>> tx = optax_mtl.uncertainty_weighting(2, ["regression", "classification"])
+    >>> kind = ["regression", "classification"]
+    >>> tx = optax_mtl.uncertainty_weighting(2, kind)
     >>> state = tx.init(jnp.zeros(2))
     >>> grads = jnp.array([[1.0, 0.0], [2.0, 5.0]])
     >>> updates, state = tx.update(grads, state, losses=jnp.array([2.0, 0.5]))

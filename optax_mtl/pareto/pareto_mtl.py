@@ -36,7 +36,8 @@ def _unit(vectors: jax.Array) -> jax.Array:
 
 
 @_base.method(
-  paper="Lin, Zhen, Li, Zhang & Kwong, Pareto Multi-Task Learning, NeurIPS 2019",
+  paper="Lin, Zhen, Li, Zhang & Kwong, Pareto Multi-Task Learning, "
+  "NeurIPS 2019",
   url="https://arxiv.org/abs/1912.12854",
   family="pareto",
   needs=["losses", "preference"],
@@ -98,8 +99,8 @@ def pareto_mtl(
       that many directions, which lie close to each other, do not shorten the
       steps. Not in the paper. Default False: it helps with many directions and
       few steps, but a larger `feasibility_steps` helps more.
-    rescale: Whether to scale the weights of the second phase to `Σ|α_i| = T`, as
-      the authors' MultiMNIST code does; not in the paper. Default False.
+    rescale: Whether to scale the weights of the second phase to `Σ|α_i| = T`,
+      as the authors' MultiMNIST code does; not in the paper. Default False.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
     shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
       callable from the params to one. None: all.

@@ -44,7 +44,7 @@ def uniform_directions(num_directions: int) -> np.ndarray:
 
 
 def das_dennis_directions(num_tasks: int, num_partitions: int) -> np.ndarray:
-  """Unit vectors through a regular grid on the simplex, for any number of tasks.
+  """Unit vectors through a regular grid on the simplex, for any `num_tasks`.
 
   The grid of Das & Dennis: all points whose coordinates are multiples of
   `1 / num_partitions`, each scaled to length 1.

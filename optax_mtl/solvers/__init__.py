@@ -9,5 +9,7 @@ from optax_mtl.solvers.min_norm import min_norm as min_norm
 from optax_mtl.solvers.min_norm import min_norm_trace as min_norm_trace
 from optax_mtl.solvers.simplex import project_simplex as project_simplex
 from optax_mtl.solvers.spectral import aligned_weights as aligned_weights
-from optax_mtl.solvers.spectral import conflict_free_direction as conflict_free_direction
+from optax_mtl.solvers.spectral import (
+  conflict_free_direction as conflict_free_direction,
+)
 from optax_mtl.solvers.spectral import equal_projections as equal_projections
