@@ -196,8 +196,8 @@ def trade_off(
     sweep_label: Its label.
     baseline: [2], drawn as two dashed lines.
     baseline_label: Its label.
-    focus: Whether the axes cover the methods only; the ends of a sweep, where a
-      task is as good as ignored, may lie far off.
+    focus: Whether the axes cover the methods and the baseline only; the ends of
+      a sweep, where a task is as good as ignored, may lie far off.
 
   Returns:
     The figure.
@@ -238,6 +238,10 @@ def trade_off(
       )
     handles += ax.plot(*mean, label=label, **_base.marker_style(index))
   ax.margins(0.08)
+  if baseline is not None:
+    # In sight even where the axes keep to the methods.
+    ax.update_datalim([np.asarray(baseline, np.float64)])
+    ax.autoscale_view()
   limits = ax.get_xlim(), ax.get_ylim()
   if sweep is not None:
     line = _base.as_curves(

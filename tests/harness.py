@@ -123,7 +123,7 @@ class Run(NamedTuple):
   raw: Any
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(name: str, tasks: tuple[int, ...], options: tuple, dtype: str):
   """A jitted scan over steps; cached, since compiling is what tests cost."""
   tx = build(name, tasks, **{k: _thaw(v) for k, v in options})
@@ -179,7 +179,7 @@ class Stepper(NamedTuple):
   traces: list
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def stepper(name: str) -> Stepper:
   """A training step without `active`; optax's adam needs standard promotion."""
   tx = optax.chain(build(name), optax.adam(0.1))

@@ -62,7 +62,9 @@ CONVS = [
 ]
 
 
-@pytest.mark.parametrize("axes, layouts, stride, padding, dilation, groups", CONVS)
+@pytest.mark.parametrize(
+  "axes, layouts, stride, padding, dilation, groups", CONVS
+)
 def test_a_backward_pass_keeps_its_values(
   axes, layouts, stride, padding, dilation, groups
 ):
@@ -110,10 +112,12 @@ def test_inside_jit_remat_and_under_transformations():
   for wrap in (jax.jit, jax.checkpoint):
     fun = lambda x, wrap=wrap: {"out": jnp.tanh(wrap(conv)(x))}  # noqa: E731
     _, pullback = jax.vjp(fun, x)
-    canonical = canonicalize(lambda c: pullback(c)[0], {"out": x})
+    canonical = canonicalize(lambda c, pb=pullback: pb(c)[0], {"out": x})
     assert_canonical(canonical, {"out": x})
     want = pullback({"out": x})[0]
-    np.testing.assert_allclose(canonical({"out": x}), want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+      canonical({"out": x}), want, rtol=1e-4, atol=1e-5
+    )
     rows = jnp.stack([x, 2 * x])
     looped = lax.map(lambda r: canonical({"out": r}), rows)  # noqa: B023
     batched = jax.vmap(lambda r: canonical({"out": r}))(rows)  # noqa: B023

@@ -1,12 +1,12 @@
 """What every method keeps to: shapes, dtypes, tracing, special matrices."""
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-import harness
 from optax_mtl._dtypes import solver_dtype
 
 every_method = pytest.mark.parametrize("name", harness.NAMES)

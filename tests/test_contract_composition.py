@@ -6,6 +6,7 @@ shapes, dtypes and states that change; all but the last do so by tracing alone.
 
 import inspect
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 from optax import contrib
 from optax.experimental import aggregating
 
-import harness
 import optax_mtl
 
 # optax itself mixes dtypes.
@@ -63,7 +63,9 @@ def test_chain(name, follower, dtype):
   if (follower, dtype) == ("lbfgs", "bfloat16"):
     dtype = "float32"  # lbfgs itself refuses bfloat16.
   tx = optax.chain(harness.build(name), FOLLOWERS[follower]())
-  jax.eval_shape(lambda p, d: train(tx, p, d), harness.params(dtype), rows(dtype))
+  jax.eval_shape(
+    lambda p, d: train(tx, p, d), harness.params(dtype), rows(dtype)
+  )
 
 
 @every_method
@@ -71,10 +73,12 @@ def test_partition(name):
   """A method for one part of the params, another optimizer for the rest."""
   data = rows()
   tx = optax.partition(
-    {"shared": optax.chain(harness.build(name), optax.sgd(1.0)),
-     "own": optax.chain(
-       optax_mtl.equal_weighting(harness.NUM_TASKS), optax.sgd(1.0)
-     )},
+    {
+      "shared": optax.chain(harness.build(name), optax.sgd(1.0)),
+      "own": optax.chain(
+        optax_mtl.equal_weighting(harness.NUM_TASKS), optax.sgd(1.0)
+      ),
+    },
     {"head": "own", "trunk": "shared"},
   )
   start = harness.params()
@@ -108,7 +112,7 @@ def test_inject_hyperparams(name):
 
 @every_method
 def test_aggregator(name):
-  """optax's own class for transformations that reduce a leading axis."""
+  """Optax's own class for transformations that reduce a leading axis."""
   tx = aggregating.Aggregator(*harness.build(name))
   data = rows()
   jax.eval_shape(lambda p, d: train(tx, p, d), harness.params(), data)

@@ -1,11 +1,11 @@
 """Every method: absent tasks, tasks that are not finite, trunk and heads."""
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import harness
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
@@ -131,7 +131,7 @@ def test_dropping_is_masking(name):
 
 @every_method
 def test_one_bad_entry_is_enough_to_drop_a_task(name):
-  """inf in one leaf of one task, at one step; the others go on."""
+  """Inf in one leaf of one task, at one step; the others go on."""
   data = harness.data()
   grads = jax.tree.map(np.copy, data.grads)
   grads["trunk"]["kernel"][4, 1, 0, 0] = np.inf
@@ -219,18 +219,16 @@ def test_shared_as_a_callable_or_a_full_tree(name):
 
   def program(shared):
     tx = harness.build(name, shared=shared)
-    jaxpr = jax.make_jaxpr(
-      lambda g, s, p, e: tx.update(g, s, p, **e)
-    )(row.grads, tx.init(start), start, row.extra)
+    jaxpr = jax.make_jaxpr(lambda g, s, p, e: tx.update(g, s, p, **e))(
+      row.grads, tx.init(start), start, row.extra
+    )
     return str(jaxpr)
 
   prefix = program(harness.SHARED)
   assert prefix == program(
     {"head": False, "trunk": {"bias": True, "kernel": True}}
   )
-  assert prefix == program(
-    lambda params: {k: k == "trunk" for k in params}
-  )
+  assert prefix == program(lambda params: {k: k == "trunk" for k in params})
   assert program(True) == program(None)
 
 

@@ -5,13 +5,12 @@ Bit for bit: the same compiled step runs on before and after.
 
 import pickle
 
+import harness
 import jax
 import numpy as np
 import orbax.checkpoint
 import pytest
 from flax import serialization
-
-import harness
 
 # optax.adam mixes dtypes.
 pytestmark = pytest.mark.standard_promotion
@@ -43,7 +42,7 @@ SAVERS = {"msgpack": with_msgpack, "orbax": with_orbax, "pickle": with_pickle}
 
 @every_method
 def test_restored_runs_are_bit_identical(name, tmp_path):
-  """Saved in the middle of an epoch of `dwa`, of both phases of `pareto_mtl`."""
+  """Saved in the middle of an epoch of `dwa`, before its third."""
   stepper = harness.stepper(name)
   data = harness.to_dtype(harness.data(), "float32")
 

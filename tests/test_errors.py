@@ -1,12 +1,12 @@
 """Wrong input is an error while tracing, one that names it and teaches."""
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-import harness
 import optax_mtl
 
 every_method = pytest.mark.parametrize("name", harness.NAMES)
@@ -30,9 +30,7 @@ def attempt(tx, grads=None, params="params", **changes):
 
 def stacked(**changes):
   """Stacked gradients with some leaves replaced by arrays of other shapes."""
-  tree = jax.tree.map(
-    lambda p: jnp.zeros((T, *p.shape)), harness.params()
-  )
+  tree = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), harness.params())
   return tree | {k: jnp.zeros(shape) for k, shape in changes.items()}
 
 

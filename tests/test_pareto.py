@@ -45,7 +45,7 @@ def test_uniform_directions(count):
 
 
 def test_invert_preference():
-  """r ∝ 1/u: on the ray L ∝ u all r_i L_i are equal; twice is no change."""
+  """R ∝ 1/u: on the ray L ∝ u all r_i L_i are equal; twice is no change."""
   rng = np.random.default_rng(0)
   u = jnp.asarray(rng.uniform(0.1, 1, (4, 3)), jnp.float32)
   r = pareto.invert_preference(u)
@@ -72,7 +72,9 @@ def test_hypervolume_is_pymoos():
   judge = HV(ref_point=reference)
   expected = [judge(p) for p in points]
   volumes = jax.jit(
-    jax.vmap(lambda p: pareto.hypervolume_2d(p, jnp.asarray(reference, p.dtype)))
+    jax.vmap(
+      lambda p: pareto.hypervolume_2d(p, jnp.asarray(reference, p.dtype))
+    )
   )(jnp.asarray(points, jnp.float32))
   assert volumes.dtype == jnp.float32
   # A sum of twelve rectangles of size at most 1.5.
@@ -86,7 +88,7 @@ def test_hypervolume_edges():
   points = jnp.zeros((4, 2))
   assert pareto.hypervolume_2d(points, one) == 1.0
   # The paper's toy has these ten points on exactly the rays.
-  volume = jax.grad(
-    lambda p: pareto.hypervolume_2d(p, jnp.ones(2))
-  )(jnp.array([[0.2, 0.5], [0.6, 0.1]]))
+  volume = jax.grad(lambda p: pareto.hypervolume_2d(p, jnp.ones(2)))(
+    jnp.array([[0.2, 0.5], [0.6, 0.1]])
+  )
   np.testing.assert_allclose(volume, [[-0.5, -0.4], [-0.4, -0.4]], rtol=1e-5)

@@ -1,26 +1,26 @@
 """What methods claim about themselves, on random members of hard families.
 
-The claims are those of `MethodInfo.claims`; the matrices those of `matrices.py`.
+The claims are those of `MethodInfo.claims`, the matrices those of `matrices`.
 """
 
 import functools
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-import harness
-import optax_mtl
 from matrices import FAMILIES
+
+import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
 NUM_TASKS, NUM_PARAMS = 5, 12
 TASKS = tuple(range(NUM_TASKS))
 
-#: Families whose rows are of one size: others times 1e±15 leave float32's range.
+#: Rows of one size: others times 1e±15 leave float32's range.
 SCALABLE = ["iid", "conflicting", "aligned", "duplicate_rows", "rank_deficient"]
 
 family_names = st.sampled_from(sorted(FAMILIES))
@@ -40,7 +40,7 @@ def claiming(claim):
   return pytest.mark.parametrize("name", names)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def compiled(name):
   example = optax_mtl.METHODS[name].info.example(TASKS)
   tx = optax_mtl.METHODS[name](NUM_TASKS, **example)

@@ -1,13 +1,13 @@
 """Every method against a NumPy implementation, over 50 random steps."""
 
+import harness
 import jax
 import numpy as np
 import pytest
-
-import harness
-import optax_mtl
 import reference.gram_methods  # noqa: F401  (registers its references)
 from reference.methods import REFERENCES
+
+import optax_mtl
 
 covered = pytest.mark.parametrize("name", sorted(REFERENCES))
 

@@ -5,9 +5,9 @@ import inspect
 import pkgutil
 import re
 
+import harness
 import pytest
 
-import harness
 import optax_mtl
 import optax_mtl.methods
 import optax_mtl.pareto
@@ -128,7 +128,7 @@ def test_docstring(name):
 
 @every_method
 def test_state_is_documented(name):
-  """A module-level NamedTuple, so that it pickles, with its fields explained."""
+  """A module-level NamedTuple, so that it pickles; its fields explained."""
   state = harness.build(name).init(harness.params())
   cls = type(state)
   assert getattr(importlib.import_module(cls.__module__), cls.__name__) is cls

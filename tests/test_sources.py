@@ -1,119 +1,20 @@
 """Sources of task gradients: the same Gram matrix, the same update.
 
 Four sources on three networks: an MLP, a CNN with batch statistics, and a small
-attention model. What each costs is counted in its program.
+attention model.
 """
 
-import functools
-
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from small_networks import NETWORKS, T, head_losses, mlp, network, normal
 
-import harness
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
 every_method = pytest.mark.parametrize("name", harness.NAMES)
-T = harness.NUM_TASKS
-
-
-def normal(key, *shape):
-  return jax.random.normal(jax.random.key(key), shape, jnp.float32)
-
-
-# Networks: (params, trunk(params, x) -> (z, aux), heads(params, z, x) -> losses).
-def mlp():
-  params = {
-    "trunk": {"a": normal(0, 4, 8) / 2, "b": normal(1, 8, 5) / 2},
-    "heads": normal(2, T, 5) / 2,
-  }
-
-  def trunk(params, x):
-    return jnp.tanh(jnp.tanh(x @ params["trunk"]["a"]) @ params["trunk"]["b"])
-
-  return params, trunk, normal(3, 6, 4)
-
-
-def cnn():
-  """Two convolutions with batch normalisation; the statistics are the aux."""
-  params = {
-    "trunk": {
-      "a": normal(0, 3, 3, 2, 4) / 4,
-      "b": normal(1, 3, 3, 4, 5) / 6,
-      "scale": jnp.full((4,), 1.5),
-    },
-    "heads": normal(2, T, 5),
-  }
-
-  def conv(x, kernel, stride):
-    return lax.conv_general_dilated(
-      x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-  def trunk(params, x):
-    x = conv(x, params["trunk"]["a"], 1)
-    mean = jnp.mean(x, (0, 1, 2), keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), (0, 1, 2), keepdims=True)
-    x = (x - mean) / jnp.sqrt(variance + 1e-3)
-    scale = params["trunk"]["scale"].reshape(1, 1, 1, -1)
-    x = conv(jax.nn.relu(x * scale), params["trunk"]["b"], 2)
-    return jnp.mean(x, (1, 2)), {"mean": mean, "variance": variance}
-
-  return params, trunk, normal(3, 4, 6, 6, 2)
-
-
-def attention():
-  params = {
-    "trunk": {
-      name: normal(i, 5, 5) / 2 for i, name in enumerate(("q", "k", "v", "out"))
-    },
-    "heads": normal(4, T, 5),
-  }
-
-  def trunk(params, x):
-    q, k, v = (x @ params["trunk"][name] for name in ("q", "k", "v"))
-    scores = jnp.einsum("nid,njd->nij", q, k) * 5**-0.5
-    mixed = jnp.einsum("nij,njd->nid", jax.nn.softmax(scores), v)
-    return jnp.mean(x + mixed @ params["trunk"]["out"], axis=1)
-
-  return params, trunk, normal(6, 4, 3, 5)
-
-
-NETWORKS = {"mlp": mlp, "cnn": cnn, "attention": attention}
-
-
-def head_losses(params, z):
-  """Squared, absolute and logistic: three different losses."""
-  out = z @ params["heads"].T
-  return jnp.stack(
-    [
-      jnp.mean(jnp.square(out[:, 0] - 1)),
-      jnp.mean(jnp.abs(out[:, 1] + 1)),
-      jnp.mean(jax.nn.softplus(3 * out[:, 2])),
-    ]
-  )
-
-
-@functools.lru_cache(maxsize=None)
-def network(kind):
-  """`(params, x, loss_fn, has_aux, parts)` of one of the networks."""
-  params, trunk, x = NETWORKS[kind]()
-  has_aux = kind == "cnn"
-
-  def loss_fn(params, x):
-    out = trunk(params, x)
-    z, aux = out if has_aux else (out, None)
-    losses = head_losses(params, z)
-    return (losses, aux) if has_aux else losses
-
-  def heads(params, z, x):
-    losses = head_losses(params, z)
-    return (losses, None) if has_aux else losses
-
-  return params, x, loss_fn, has_aux, (trunk, heads)
 
 
 WEIGHTS = np.array([0.2, -1.0, 3.0])
@@ -310,7 +211,9 @@ def test_mixed_dtypes_of_params_and_losses():
     return [jnp.sum(p["a"]), jnp.sum(p["b"])]
 
   for source in ("stacked", "implicit"):
-    losses, grads = optax_mtl.value_and_task_grads(loss_fn, source=source)(params)
+    losses, grads = optax_mtl.value_and_task_grads(loss_fn, source=source)(
+      params
+    )
     assert losses.dtype == jnp.float32
     grads = optax_mtl._task_gradients.as_task_gradients(grads, 2, params)
     assert grads.gram().dtype == solver_dtype()
@@ -348,7 +251,7 @@ def test_a_task_whose_gradient_overflows_can_be_left_out(kind):
 
 @pytest.mark.parametrize("source", ["stacked", "implicit"])
 def test_an_absent_label_that_is_replaced_does_no_harm(source):
-  """What the docstring asks for, and why: the unmasked loss spoils the others."""
+  """What the docstring asks for: else the NaN spoils the others."""
   labels = jnp.array([1.0, jnp.nan, 2.0])
 
   def loss_fn(params, mask):
@@ -377,12 +280,18 @@ def one_step(name, grads_of, params, x, **options):
   def run(params, x, active):
     losses, grads = grads_of(params, x)
     return tx.update(
-      grads, tx.init(params), params, active=active, **extra | {"losses": losses}
+      grads,
+      tx.init(params),
+      params,
+      active=active,
+      **extra | {"losses": losses},
     )
 
   updates, state = run(params, x, jnp.array([True, False, True]))
-  return harness.flat(updates, 0), np.asarray(state.weights), harness.flat(
-    updates["heads"], 0
+  return (
+    harness.flat(updates, 0),
+    np.asarray(state.weights),
+    harness.flat(updates["heads"], 0),
   )
 
 
@@ -432,107 +341,3 @@ def test_every_method_with_the_representation(name):
     )(rows)
     size = max(np.abs(state.weights).max(), 1)
     harness.assert_close(weights, state.weights, size, 1e-4)
-
-
-# What it costs: matrix products in the program.
-def count(jaxpr, primitives):
-  """How often primitives run: the bodies of loops count once per iteration."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name in primitives:
-      total += 1
-    factor = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-    for value in eqn.params.values():
-      for inner in value if isinstance(value, (list, tuple)) else (value,):
-        inner = getattr(inner, "jaxpr", inner)
-        if hasattr(inner, "eqns"):
-          total += factor * count(inner, primitives)
-  return total
-
-
-def products(function, *args):
-  """Dots in the compiled program, after the compiler dropped what is unused."""
-  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-  from jax.interpreters import partial_eval
-
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return count(jaxpr, {"dot_general"})
-
-
-def deep_losses(params, x):
-  """Twelve matrix products forward, so that a few on [T, T] do not matter."""
-  for kernel in params["trunk"]:
-    x = jnp.tanh(x @ kernel)
-  return jnp.stack([jnp.mean(x[:, t] ** (t + 1)) for t in range(T)])
-
-
-DEPTH = 12
-
-
-def deep_network():
-  params = {"trunk": [normal(i, 6, 6) for i in range(DEPTH)]}
-  return params, normal(99, 5, 6)
-
-
-def step_products(name, source, summed=False):
-  params, x = deep_network()
-  tx = harness.build(name)
-  extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
-
-  def run(params, x):
-    if summed:
-      return jax.value_and_grad(lambda p: jnp.sum(deep_losses(p, x)))(params)
-    losses, grads = optax_mtl.value_and_task_grads(deep_losses, source=source)(
-      params, x
-    )
-    updates, state = tx.update(
-      grads, tx.init(params), params, **extra | {"losses": losses}
-    )
-    return losses, updates, state
-
-  return products(run, params, x)
-
-
-@every_method
-def test_what_the_implicit_source_costs(name):
-  """Losses only: one forward and one backward pass, as a summed loss.
-
-  A backward pass is one product for each layer's kernel and one for each
-  layer's input but the first; a forward tangent is two for each layer.
-  """
-  one = step_products(name, None, summed=True)
-  assert one == DEPTH + DEPTH + DEPTH - 1
-  cost = step_products(name, "implicit")
-  if not optax_mtl.METHODS[name].info.uses_gram:
-    assert cost == one, f"{name} costs {cost / one:.2f} of one backward pass"
-    return
-  backward = 2 * DEPTH - 1
-  forward_tangent = 2 * DEPTH - 1
-  expected = DEPTH + backward + T * (backward + forward_tangent)
-  # What is left are products on [T, T] in the solver.
-  assert expected <= cost <= expected + 60
-
-
-def test_one_forward_pass():
-  """Of every source: the forward layers' tanh are counted."""
-  params, x = deep_network()
-
-  def tanhs(grads_of):
-    def run(params, x):
-      losses, grads = grads_of(params, x)
-      grads = optax_mtl._task_gradients.as_task_gradients(grads, T)
-      return losses, grads.gram(), grads.combine(jnp.ones(T, solver_dtype()))
-
-    return count(jax.make_jaxpr(run)(params, x).jaxpr, {"tanh"})
-
-  for source in ("stacked", "implicit"):
-    grads_of = optax_mtl.value_and_task_grads(deep_losses, source=source)
-    assert tanhs(grads_of) == DEPTH
-  half = DEPTH // 2
-  grads_of = optax_mtl.value_and_representation_grads(
-    lambda p, x: functools.reduce(
-      lambda z, k: jnp.tanh(z @ k), p["trunk"][:half], x
-    ),
-    lambda p, z, x: deep_losses({"trunk": p["trunk"][half:]}, z),
-  )
-  assert tanhs(grads_of) == DEPTH

@@ -1,7 +1,7 @@
-"""Exact values: fixed points, closed forms and numbers from the papers.
+"""Exact values of the methods that use losses, KPIs or norms.
 
-Oracles in closed form are checked in the precision of the run; those that a
-float64 run has to reach run under x64.
+Fixed points, closed forms and numbers from the papers. Those that a float64 run
+has to reach run under x64.
 """
 
 import jax
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracle import close, repeat, step
 
 import optax_mtl
-from optax_mtl._dtypes import solver_dtype
 
 
 @pytest.fixture
@@ -20,37 +20,12 @@ def x64():
     yield
 
 
-def step(tx, grads, state=None, **extra):
-  """One update of an array of gradients [T, P]; returns updates and state."""
-  grads = jnp.asarray(grads, solver_dtype())
-  params = jnp.zeros(grads.shape[1], solver_dtype())
-  state = tx.init(params) if state is None else state
-  extra = {k: jnp.asarray(v) for k, v in extra.items()}
-  return tx.update(grads, state, params, **extra)
-
-
-def repeat(tx, grads, steps, **extra):
-  """The state after many equal updates."""
-  grads = jnp.asarray(grads, solver_dtype())
-  extra = {k: jnp.asarray(v, solver_dtype()) for k, v in extra.items()}
-
-  def one(state, _):
-    return tx.update(grads, state, **extra)[1], None
-
-  state = tx.init(jnp.zeros(grads.shape[1], solver_dtype()))
-  return jax.jit(lambda s: jax.lax.scan(one, s, length=steps)[0])(state)
-
-
-def close(actual, desired, rtol=1e-6, atol=0.0):
-  np.testing.assert_allclose(
-    np.asarray(actual, np.float64), desired, rtol=rtol, atol=atol
-  )
-
-
 # Fixed and equal weights.
 def test_fixed_and_equal_weights():
   grads = [[1.0, 0.0], [2.0, 5.0]]
-  updates, state = step(optax_mtl.fixed_weighting(2, {"a": 3.0, "b": 0.5}), grads)
+  updates, state = step(
+    optax_mtl.fixed_weighting(2, {"a": 3.0, "b": 0.5}), grads
+  )
   close(updates, [4.0, 2.5])
   close(state.weights, [3.0, 0.5])
   updates, _ = step(optax_mtl.equal_weighting(2, reduction="mean"), grads)
@@ -88,7 +63,9 @@ def settle(rate=0.05):
   return optax.adam(optax.cosine_decay_schedule(rate, 3000))
 
 
-@pytest.mark.parametrize("kind, factor", [("regression", 1), ("classification", 2)])
+@pytest.mark.parametrize(
+  "kind, factor", [("regression", 1), ("classification", 2)]
+)
 def test_uncertainty_fixed_point(x64, kind, factor):
   """Constant losses: σ² = L or 2L, and the weight is 1/(2L) either way."""
   tx = optax_mtl.uncertainty_weighting(3, kind, optimizer=settle())
@@ -161,7 +138,7 @@ def test_uncertainty_loss_trains_the_same_log_vars(x64, variant):
       losses, s, kind, variant=variant
     )
     weights = jax.grad(
-      lambda l: optax_mtl.uncertainty_loss(l, log_vars, kind, variant=variant)
+      lambda x: optax_mtl.uncertainty_loss(x, log_vars, kind, variant=variant)
     )(losses)
     change, adam_state = adam.update(jax.grad(objective)(log_vars), adam_state)
     _, state = tx.update(jnp.eye(2), state, losses=losses)
@@ -191,9 +168,9 @@ def test_uncertainty_edges():
 
 
 def test_uncertainty_loss_is_negative_where_it_should_be():
-  assert float(
-    optax_mtl.uncertainty_loss(jnp.array([1e-3]), jnp.array([-6.0]))
-  ) < 0
+  assert (
+    float(optax_mtl.uncertainty_loss(jnp.array([1e-3]), jnp.array([-6.0]))) < 0
+  )
   # Liebel's is never.
   for s in (-9.0, 0.0, 9.0):
     loss = optax_mtl.uncertainty_loss(
@@ -265,12 +242,8 @@ def test_gradnorm_norms_of_one_layer():
   grads = {"a": jnp.array([[9.0], [1.0]]), "b": jnp.array([[1.0], [3.0]])}
   params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
   sgd = optax.sgd(0.1)
-  tx = optax_mtl.gradnorm(
-    2, norm_params={"a": False, "b": True}, optimizer=sgd
-  )
-  updates, state = tx.update(
-    grads, tx.init(params), params, losses=jnp.ones(2)
-  )
+  tx = optax_mtl.gradnorm(2, norm_params={"a": False, "b": True}, optimizer=sgd)
+  updates, state = tx.update(grads, tx.init(params), params, losses=jnp.ones(2))
   close(updates["a"], [10.0])
   _, expected = step(
     optax_mtl.gradnorm(2, optimizer=sgd), np.diag([1.0, 3.0]), losses=np.ones(2)
@@ -294,7 +267,10 @@ def run_dwa(tx, epochs, state=None, active=None):
 def test_dwa_oracle():
   """Averages (1,2,3) after (2,2,2): the weights of the third epoch."""
   tx = optax_mtl.dwa(3, steps_per_epoch=2)
-  epochs = [[1.0, 3.0, 2.0], [3.0, 1.0, 2.0]] + [[0.5, 2.5, 4.0], [1.5, 1.5, 2.0]]
+  epochs = [[1.0, 3.0, 2.0], [3.0, 1.0, 2.0]] + [
+    [0.5, 2.5, 4.0],
+    [1.5, 1.5, 2.0],
+  ]
   state = run_dwa(tx, epochs)
   close(state.weights, np.ones(3))
   state = run_dwa(tx, [[9.0, 9.0, 9.0]], state)
@@ -374,183 +350,3 @@ def test_dtp_edges():
   mask = np.array([True, False, True])
   _, state = step(tx, np.eye(3), kpis=[0.9, 0.99, 0.999], active=mask)
   close(np.sum(state.weights), 2.0)
-
-
-# MGDA.
-MGDA = [
-  (np.diag([1.0, 2.0, 3.0]), np.array([36, 9, 4]) / 49, 36 / 49),
-  ([[1.0, 0.0], [0.0, 2.0]], [0.8, 0.2], 0.8),
-  ([[1.0, 0.0], [5.0, 0.0]], [1.0, 0.0], 1.0),
-  ([[1.0, 0.0], [-1.0, 0.0]], [0.5, 0.5], 0.0),
-  ([[3.0, 4.0]], [1.0], 25.0),
-  ([[3.0, 3.0], [-3.0, 2.0], [2.0, -1.0]], None, 0.17149859**2),
-]
-
-
-@pytest.mark.parametrize("grads, weights, square", MGDA)
-def test_mgda_oracle(grads, weights, square):
-  updates, state = step(optax_mtl.mgda(len(grads)), grads)
-  # Four digits of eps times the largest squared norm, 25.
-  close(np.sum(np.square(updates)), square, 1e-5, 1e-6)
-  if weights is not None:
-    close(state.weights, weights, 1e-5, 1e-6)
-  assert bool(state.certificate.converged)
-  products = np.asarray(grads) @ np.asarray(updates)
-  assert (products >= square - 1e-5).all()
-
-
-def test_mgda_normalized_descends_where_the_authors_code_ascends():
-  grads = np.array([[10.0, 0.0], [-1.0, 1.0]])
-  updates, state = step(optax_mtl.mgda(2, "l2"), grads)
-  assert (grads @ np.asarray(updates) > 0).all()
-  # The problem on g/c, and α/c on g: unit gradients have equal weights.
-  norms = np.linalg.norm(grads, axis=1)
-  close(state.weights, 0.5 / norms, 1e-5)
-  authors = np.array([0.5, 0.5]) @ grads
-  assert (grads @ authors)[1] == -4
-
-
-@pytest.mark.parametrize("normalize", ["loss", "loss+"])
-def test_mgda_normalized_by_losses(normalize):
-  grads, losses = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([2.0, 0.5])
-  norms = np.linalg.norm(grads, axis=1)
-  divisor = losses * (norms if normalize == "loss+" else 1)
-  scaled = grads / divisor[:, None]
-  squares = np.sum(scaled**2, axis=1)
-  alpha = squares[::-1] / squares.sum()
-  updates, state = step(optax_mtl.mgda(2, normalize), grads, losses=losses)
-  close(state.weights, alpha / divisor, 1e-5)
-  close(updates, alpha @ scaled, 1e-5)
-
-
-def test_mgda_drop_stationary():
-  grads = [[1e-6, 0.0], [1.0, 0.0], [0.0, 2.0]]
-  updates, _ = step(optax_mtl.mgda(3), [[0.0, 0.0], *grads[1:]])
-  close(updates, [0.0, 0.0])
-  updates, state = step(optax_mtl.mgda(3, drop_stationary=1e-3), grads)
-  close(state.weights, [0.0, 0.8, 0.2], 1e-5)
-  # Relative to the largest norm, so that small gradients do not all leave.
-  small = np.array(grads) * 1e-12
-  _, state = step(optax_mtl.mgda(3, drop_stationary=1e-3), small)
-  close(state.weights, [0.0, 0.8, 0.2], 1e-5)
-
-
-def test_mgda_upper_bound_is_no_descent_but_stationarity():
-  """The paper's theorem fails on its word "descent", and holds on the rest."""
-  jacobian = jnp.array([[3.0, 0.0], [-1.0, 0.5]])  # dZ / dθ
-  grads_of = optax_mtl.value_and_representation_grads(
-    lambda p: jacobian @ p, lambda p, z: z
-  )
-  params = jnp.zeros(2)
-  _, grads = grads_of(params)
-  tx = optax_mtl.mgda(2)
-  updates, state = tx.update(grads, tx.init(params), params)
-  close(state.weights, [0.5, 0.5])
-  close(jacobian @ updates, [3.0, -0.875])
-
-  # Stationary at the representation is stationary at the params.
-  grads_of = optax_mtl.value_and_representation_grads(
-    lambda p: jacobian @ p, lambda p, z: jnp.stack([z[0], -z[0]])
-  )
-  updates, _ = tx.update(grads_of(params)[1], tx.init(params), params)
-  close(updates, [0.0, 0.0], atol=1e-6)
-
-
-# Pareto MTL.
-def test_pareto_mtl_first_phase_lowers_violated_constraints_alone():
-  directions = np.array([[1.0, 0.0], [0.0, 1.0]])
-  tx = optax_mtl.pareto_mtl(2, directions, feasibility_steps=10)
-  # Wanted near (1, 0), found near (0, 1): G = (u_2 - u_1)·L > 0.
-  extra = {"losses": [1.0, 3.0], "preference": directions[0]}
-  grads = np.array([[1.0, 0.0], [0.0, 2.0]])
-  updates, state = step(tx, grads, **extra)
-  close(state.weights, [-1.0, 1.0])
-  close(updates, [-1.0, 2.0])
-  assert not bool(state.optimizing) and int(state.phase_step) == 1
-
-
-def test_pareto_mtl_switches_once():
-  directions = np.array([[1.0, 0.0], [0.0, 1.0]])
-  tx = optax_mtl.pareto_mtl(2, directions, feasibility_steps=2)
-  far = {"losses": [1.0, 3.0], "preference": directions[0]}
-  near = {"losses": [3.0, 1.0], "preference": directions[0]}
-  state, phases = None, []
-  for extra in (far, far, far, far):
-    _, state = step(tx, np.eye(2), state, **extra)
-    phases.append(bool(state.optimizing))
-  assert phases == [False, False, True, True]
-  # In the second phase, violated constraints join the losses in the hull.
-  rows = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 1.0]])
-  hull = np.asarray(state.weights)
-  assert (rows @ hull >= hull @ hull - 1e-6).all()
-  _, state = step(tx, np.eye(2), None, **near)
-  assert bool(state.optimizing)
-  close(state.weights, [0.5, 0.5])
-  # Feasible once is enough.
-  _, state = step(tx, np.eye(2), state, **far)
-  assert bool(state.optimizing)
-
-
-def test_pareto_mtl_options():
-  directions = np.array([[1.0, 0.0], [0.0, 1.0]])
-  extra = {"losses": [1.0, 3.0], "preference": directions[0]}
-  unit = optax_mtl.pareto_mtl(2, directions, normalize_constraints=True)
-  _, state = step(unit, np.eye(2), **extra)
-  close(state.weights, np.array([-1.0, 1.0]) / np.sqrt(2))
-  rescaled = optax_mtl.pareto_mtl(
-    2, directions, feasibility_steps=0, rescale=True
-  )
-  _, state = step(rescaled, np.diag([1.0, 2.0]), **extra)
-  close(np.abs(state.weights).sum(), 2.0)
-  # A constraint that is nearly violated binds with a larger ε.
-  near = {"losses": [1.1, 1.0], "preference": directions[0]}
-  grads = np.diag([1.0, 0.1])
-  _, free = step(optax_mtl.pareto_mtl(2, directions), grads, **near)
-  _, bound = step(
-    optax_mtl.pareto_mtl(2, directions, epsilon=0.5), grads, **near
-  )
-  close(free.weights, np.array([0.01, 1.0]) / 1.01, 1e-5)
-  assert not np.allclose(free.weights, bound.weights)
-
-
-def test_pareto_mtl_finds_the_front_in_one_vmap():
-  """The paper's toy: ten preferences at once, against the published volume.
-
-  The authors' code reaches .2931 ± .0028 in 100 steps; ten points on exactly
-  the rays have .2948199.
-  """
-  dim, count = 20, 10
-  directions = optax_mtl.pareto.uniform_directions(count)
-  tx = optax_mtl.pareto_mtl(2, directions, feasibility_steps=20)
-  shift = 1 / np.sqrt(dim)
-
-  def loss_fn(x):
-    return jnp.stack(
-      [
-        1 - jnp.exp(-jnp.sum(jnp.square(x - shift))),
-        1 - jnp.exp(-jnp.sum(jnp.square(x + shift))),
-      ]
-    )
-
-  grads_of = optax_mtl.value_and_task_grads(loss_fn)
-
-  def train(x, preference):
-    def one(carry, _):
-      x, state = carry
-      losses, grads = grads_of(x)
-      updates, state = tx.update(
-        grads, state, x, losses=losses, preference=preference
-      )
-      return (x - updates, state), None
-
-    (x, _), _ = jax.lax.scan(one, (x, tx.init(x)), length=100)
-    return loss_fn(x)
-
-  rng = np.random.default_rng(0)
-  starts = jnp.asarray(rng.uniform(-0.5, 0.5, (count, dim)), solver_dtype())
-  preferences = jnp.asarray(directions, solver_dtype())
-  losses = jax.jit(jax.vmap(train))(starts, preferences)
-  volume = optax_mtl.pareto.hypervolume_2d(losses, jnp.ones(2))
-  assert float(volume) > 0.2931 - 2 * 0.0028
-  own = np.argmax(np.asarray(losses) @ directions.T, axis=1) == np.arange(count)
-  assert own.sum() >= 8

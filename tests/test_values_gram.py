@@ -121,6 +121,11 @@ ORACLES = [
   ("cagrad", {"rescale": 0}, CONFLICT, [0.25, 0.5]),
   ("cagrad", {"rescale": 1}, CONFLICT, [0.2, 0.4]),
   ("cagrad", {"rescale": 2}, CONFLICT, [1 / 6, 1 / 3]),
+  # Nothing helps the worst task: the mean, and zero once it is in the ball.
+  ("cagrad", {"rescale": 0}, [[1, 0], [-1, 0], [0, 3]], [0, 1]),
+  ("cagrad", {"c": 2.0}, [[1, 0], [-2, 0]], [0, 0]),
+  # A task without gradient counts in the mean only.
+  ("cagrad", {"rescale": 0}, [[3, 0], [0, 0]], [2.25, 0]),
 ]
 
 

@@ -1,5 +1,6 @@
 """Wrappers around every method, and Flax's train state."""
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,6 @@ import optax
 import pytest
 from flax import serialization
 
-import harness
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
@@ -27,14 +27,14 @@ def run(tx, data, active=None, dtype="float32"):
   data = harness.to_dtype(data, dtype)
   if active is not None:
     data = data._replace(active=jnp.asarray(active))
-  updates, states = jax.jit(
-    lambda d: jax.lax.scan(step, tx.init(start), d)[1]
-  )(data)
+  updates, states = jax.jit(lambda d: jax.lax.scan(step, tx.init(start), d)[1])(
+    data
+  )
   return harness.flat(updates, 1), states
 
 
 def traced(tx, params=None):
-  """Shapes of updates and states, by a scan that checks that they are stable."""
+  """Shapes of updates and states, by a scan, which wants them stable."""
   start = harness.params() if params is None else params
 
   def step(state, row):
@@ -88,7 +88,7 @@ def test_refresh_every_keeps_weights_and_state():
 
 
 def test_refresh_every_leaves_absent_tasks_out():
-  """A task absent now has weight 0 now; absent at the refresh, until the next."""
+  """Absent now: weight 0 now; absent at the refresh: until the next."""
   active = np.ones((6, T), bool)
   active[1, 0] = active[3, 2] = False
   data = harness.data(num_steps=6)
@@ -114,7 +114,9 @@ def test_refresh_every_skips_the_gram_matrix_with_the_implicit_source():
   tx = optax_mtl.refresh_every(optax_mtl.mgda(T), 10)
 
   def step(params, state):
-    _, grads = optax_mtl.value_and_task_grads(loss_fn, source="implicit")(params)
+    _, grads = optax_mtl.value_and_task_grads(loss_fn, source="implicit")(
+      params
+    )
     return tx.update(grads, state, params)
 
   jaxpr = jax.make_jaxpr(step)(params, tx.init(params)).jaxpr
@@ -134,7 +136,9 @@ def test_accumulate_is_the_method_on_the_mean(name):
     lambda leaf: np.asarray(leaf).reshape(3, 2, *leaf.shape[1:]).mean(1),
     data._replace(active=np.ones((6, T), np.float64)),
   )
-  expected, _ = run(harness.build(name), halves._replace(active=np.ones((3, T))))
+  expected, _ = run(
+    harness.build(name), halves._replace(active=np.ones((3, T)))
+  )
   assert (updates[::2] == 0).all()
   harness.assert_close(updates[1::2], expected, 4.0, 1e-4)
   np.testing.assert_array_equal(states.mini_step, [1, 0] * 3)
@@ -255,7 +259,9 @@ def test_per_task_is_a_loop_over_tasks(inner):
     _, alone = jax.lax.scan(step(single), single.init(start), mine)
     got = jax.tree.map(lambda leaf, t=t: leaf[:, t], together)
     # The same operations, batched.
-    harness.assert_close(harness.flat(got, 1), harness.flat(alone, 1), 4.0, 1e-6)
+    harness.assert_close(
+      harness.flat(got, 1), harness.flat(alone, 1), 4.0, 1e-6
+    )
 
 
 # Flax.
@@ -279,7 +285,10 @@ def test_flax_train_state(name):
   )
   new = jax.eval_shape(
     lambda s, r: s.apply_gradients(
-      grads=r.grads, active=r.active, batch_stats={"mean": jnp.ones(2)}, **r.extra
+      grads=r.grads,
+      active=r.active,
+      batch_stats={"mean": jnp.ones(2)},
+      **r.extra,
     ),
     state,
     row,

@@ -1,9 +1,10 @@
 """Every method once more: plain loops over steps in NumPy float64.
 
 A reference is a function `(num_tasks, grads, extra, **kwargs) -> weights`: what
-the method is built with, `grads` [steps, T, P], `extra` a dict of [steps, T], and
-the weights [steps, T] that it applies; all tasks take part. `REFERENCES` maps
-each method's name to its reference; `test_reference.py` says which is missing.
+the method is built with, `grads` [steps, T, P], `extra` a dict of [steps, T],
+and the weights [steps, T] that it applies; all tasks take part. `REFERENCES`
+maps each method's name to its reference; `test_reference.py` says which is
+missing.
 
 Written from the papers, not from the package: nothing of it is imported, and
 small problems are solved by SciPy or by trying all supports.
