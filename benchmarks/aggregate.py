@@ -6,8 +6,7 @@ each against a float64 solution; and the floor, the time to read the matrix
 twice and write the result once, measured in between. Ours is timed as users
 meet it, `jax.jit(tx.update)` on a pytree with the leaves of a network, and the
 compile time is reported apart; theirs gets the flat matrix. Prints tables;
-writes JSON after every case, so that a run that was stopped goes on where it
-was, and a picture.
+writes a picture, and JSON as it goes, from which a stopped run goes on.
 """
 
 import argparse
@@ -25,6 +24,8 @@ _NAMES = (
   "equal_weighting fixed_weighting mgda pcgrad cagrad upgrad dual_proj "
   "nash_mtl fairgrad imtl_g aligned_mtl config"
 ).split()
+_FAMILIES = ["iid", "conflicting", "scaled"]
+_TREES = ["mlp", "cnn", "transformer"]
 _INSTALL = (
   "TorchJD is not installed: only ours and the floor are measured. To have it "
   "beside, install torch (a CPU build, from the index that PyTorch's own "
@@ -56,11 +57,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--methods", type=_words, default=",".join(_NAMES), help="of these")
   add("--tasks", type=_numbers, default="2,3,10,40,128", help="T")
   add("--params", type=_numbers, default="64,1e4,1e5,1e6,1e7", help="P")
-  add("--families", type=_words, default="iid,conflicting,scaled")
+  add("--families", type=_words, default=",".join(_FAMILIES))
   add(
     "--trees",
     type=_words,
-    default="mlp,cnn,transformer",
+    default=",".join(_TREES),
     help="whose leaves; taken in turn over the sizes",
   )
   add(
@@ -95,9 +96,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, value in quick.items():
       if f"--{name}" not in given:
         setattr(args, name, value)
-  unknown = set(args.methods) - set(_NAMES)
-  if unknown:
-    parser.error(f"unknown methods {sorted(unknown)}; there are {_NAMES}")
+  known = {"methods": _NAMES, "families": _FAMILIES, "trees": _TREES}
+  for name, names in known.items():
+    if unknown := set(getattr(args, name)) - set(names):
+      parser.error(f"unknown {name} {sorted(unknown)}; there are {names}")
   if min(args.tasks) < 2 or min(args.params) < 32:
     parser.error("--tasks starts at 2, --params at 32")
   if args.threads < 1 or args.threads > _timing.available_cores():

@@ -8,14 +8,16 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 #: The number of tasks.
 T = 3
 
 
-def normal(key, *shape):
-  return jax.random.normal(jax.random.key(key), shape, jnp.float32)
+def normal(seed, *shape):
+  rng = np.random.default_rng(seed)
+  return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
 def mlp():

@@ -71,6 +71,13 @@ def test_interleave_counts_and_orders():
   assert timings["slow"].median >= 0.02 > timings["slow"].cpu
 
 
+def test_names_agree():
+  # Listed twice, since the command line is read before jax may be imported.
+  assert list(_contenders.METHODS) == aggregate._NAMES
+  assert list(_cases.FAMILIES) == aggregate._FAMILIES
+  assert list(_cases.TREES) == aggregate._TREES
+
+
 # -- the errors ----------------------------------------------------------------
 
 
@@ -230,7 +237,13 @@ def test_peers_times_are_extrapolated():
 
 
 def test_bad_options(capsys):
-  for option in ("--methods=mdga", "--tasks=1", "--threads=4096"):
+  for option in (
+    "--methods=mdga",
+    "--families=idd",
+    "--trees=oak",
+    "--tasks=1",
+    "--threads=4096",
+  ):
     with pytest.raises(SystemExit):
       aggregate.parse_args([option])
   assert "there are" in capsys.readouterr().err

@@ -62,7 +62,7 @@ def test_exported(name):
 
 
 def test_all_is_sorted_and_there():
-  for module in (optax_mtl, optax_mtl.pareto, optax_mtl.solvers):
+  for module in (optax_mtl, optax_mtl.pareto):
     names = module.__all__
     assert all(hasattr(module, name) for name in names)
     assert len(set(names)) == len(names)

@@ -4,6 +4,8 @@ Four sources on three networks: an MLP, a CNN with batch statistics, and a small
 attention model.
 """
 
+import functools
+
 import harness
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,7 @@ def summary(grads_of, params, x, has_aux, mask=False):
   return run(params, x)
 
 
+@functools.cache
 def reference(kind):
   """Losses, aux and Jacobian by `jax.jacrev`, in float64."""
   params, x, loss_fn, has_aux, _ = network(kind)
@@ -49,8 +52,9 @@ def reference(kind):
       lambda a: jnp.asarray(np.asarray(a, np.float64)), tree
     )
     params, x = double(params), double(x)
-    losses = loss_fn(params, x)
-    jacobian = jax.jacrev(loss_fn, has_aux=has_aux)(params, x)
+    losses, jacobian = jax.jit(
+      lambda p, x: (loss_fn(p, x), jax.jacrev(loss_fn, has_aux=has_aux)(p, x))
+    )(params, x)
     jacobian = jacobian[0] if has_aux else jacobian
     aux = losses[1] if has_aux else None
     return jax.device_get((losses[0] if has_aux else losses, aux, jacobian))
@@ -87,6 +91,20 @@ def test_sources_agree(kind, source, chunk_size):
   assert np.asarray(finite).all()
 
 
+@functools.cache
+def rows_at_representation(kind):
+  """The losses' gradients at `Z`, flattened, [T, N]."""
+  params, x, _, has_aux, (trunk, _) = network(kind)
+
+  @jax.jit
+  def rows(params, x):
+    z = trunk(params, x)
+    z = z[0] if has_aux else z
+    return jax.jacrev(lambda z: head_losses(params, z))(z).reshape(T, -1)
+
+  return np.asarray(rows(params, x), np.float64)
+
+
 @pytest.mark.parametrize("chunk_size", [None, 1])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_representation(kind, chunk_size):
@@ -104,10 +122,7 @@ def test_representation(kind, chunk_size):
     np.testing.assert_allclose(
       trunk_aux["mean"], want_aux["mean"], rtol=1e-4, atol=1e-5
     )
-  z = trunk(params, x)
-  z = z[0] if has_aux else z
-  at_z = np.asarray(jax.jacrev(lambda z: head_losses(params, z))(z), np.float64)
-  at_z = at_z.reshape(T, -1)
+  at_z = rows_at_representation(kind)
   norms = np.linalg.norm(at_z, axis=1)
   harness.assert_close(gram, at_z @ at_z.T, np.outer(norms, norms), 1e-5)
   expected = WEIGHTS @ harness.flat(jacobian, 1)
@@ -132,10 +147,9 @@ def test_task_batches(chunk_size):
   )
   (losses, aux), grads = jax.jit(grads_of)(params, x, head, target)
   assert aux.shape == (T, 6)
+  one = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
   for t in range(T):
-    (loss, out), grad = jax.value_and_grad(loss_fn, has_aux=True)(
-      params, x[t], head[t], target
-    )
+    (loss, out), grad = one(params, x[t], head[t], target)
     np.testing.assert_allclose(losses[t], loss, rtol=1e-5)
     np.testing.assert_allclose(aux[t], out, rtol=1e-4, atol=1e-5)
     got = harness.flat(jax.tree.map(lambda g, t=t: g[t], grads), 0)
@@ -271,13 +285,17 @@ def test_an_absent_label_that_is_replaced_does_no_harm(source):
 
 
 # Every method with every source.
-def one_step(name, grads_of, params, x, **options):
-  tx = harness.build(name, **options)
-  extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
-  extra = {k: jnp.asarray(v, solver_dtype()) for k, v in extra.items()}
+ACTIVE = np.array([True, False, True])
+
+
+def one_step(name, grads_of):
+  """Update and weights of one step on the MLP, task 1 absent."""
+  params, x, *_ = network("mlp")
+  tx = harness.build(name, shared=SHARED)
+  extra = one_steps_extra_args()
 
   @jax.jit
-  def run(params, x, active):
+  def run(params, x, active, extra):
     losses, grads = grads_of(params, x)
     return tx.update(
       grads,
@@ -287,57 +305,92 @@ def one_step(name, grads_of, params, x, **options):
       **extra | {"losses": losses},
     )
 
-  updates, state = run(params, x, jnp.array([True, False, True]))
-  return (
-    harness.flat(updates, 0),
-    np.asarray(state.weights),
-    harness.flat(updates["heads"], 0),
+  updates, state = run(params, x, jnp.asarray(ACTIVE), extra)
+  return updates, np.asarray(state.weights, np.float64)
+
+
+def one_steps_extra_args():
+  extra = harness.data(num_steps=1).extra
+  return {k: jnp.asarray(v[0], solver_dtype()) for k, v in extra.items()}
+
+
+def expected_weights(name, rows):
+  """Those of the same method on other gradients with the same Gram matrix.
+
+  Rows of length T that have it, in the first entries of the usual tree: so the
+  program that the other contracts run on serves here.
+  """
+  factor = np.linalg.qr(rows.T, mode="r").T
+  data = harness.data()
+  grads = jax.tree.map(np.zeros_like, data.grads)
+  kernel = grads["trunk"]["kernel"].reshape(harness.NUM_STEPS, T, -1)
+  kernel[0, :, :T] = factor
+  extra = {k: np.copy(v) for k, v in data.extra.items()}
+  for key, value in one_steps_extra_args().items():
+    extra[key][0] = value
+  extra["losses"][0] = reference("mlp")[0]
+  active = np.tile(ACTIVE, (harness.NUM_STEPS, 1))
+  return harness.run(name, harness.Data(grads, extra, active)).weights[0]
+
+
+def assert_step(name, step, rows):
+  """The weights are those for `rows`; trunk and heads get what they should."""
+  updates, weights = step
+  expected = expected_weights(name, rows)
+  # The Gram matrix to rounding; the two tasks' gradients are independent.
+  size = max(np.abs(expected).max(), 1)
+  harness.assert_close(weights, expected, size, 1e-4)
+  _, _, jacobian = reference("mlp")
+  trunk_rows = harness.flat(jacobian["trunk"], 1)
+  sizes = np.linalg.norm(trunk_rows, axis=1)
+  harness.assert_close(
+    harness.flat(updates["trunk"], 0),
+    weights @ trunk_rows,
+    np.abs(weights) @ sizes + 1e-6,
+    1e-5,
+  )
+  plain = ACTIVE @ harness.flat(jacobian["heads"], 1)
+  harness.assert_close(
+    harness.flat(updates["heads"], 0), plain, np.abs(plain).max(), 1e-5
   )
 
 
 @every_method
 def test_every_method_with_the_implicit_source(name):
-  params, x, loss_fn, _, _ = network("mlp")
-  stacked = one_step(
-    name, optax_mtl.value_and_task_grads(loss_fn), params, x, shared=SHARED
-  )
-  implicit = one_step(
-    name,
-    optax_mtl.value_and_task_grads(loss_fn, source="implicit"),
-    params,
-    x,
-    shared=SHARED,
-  )
-  for got, want in zip(implicit, stacked, strict=True):
-    # The Gram matrix to rounding; T=3 losses of one network, benign.
-    harness.assert_close(got, want, max(np.abs(want).max(), 1), 1e-4)
+  _, _, loss_fn, _, _ = network("mlp")
+  grads_of = optax_mtl.value_and_task_grads(loss_fn, source="implicit")
+  rows = harness.flat(reference("mlp")[2]["trunk"], 1)
+  assert_step(name, one_step(name, grads_of), rows)
 
 
 @every_method
 def test_every_method_with_the_representation(name):
-  """The weights are those of the stacked gradients at `Z`."""
-  params, x, _, _, (trunk, heads) = network("mlp")
+  """The Gram matrix is the one at `Z`, the update the params' own."""
+  _, _, _, _, (trunk, heads) = network("mlp")
   grads_of = optax_mtl.value_and_representation_grads(trunk, heads)
-  updates, weights, head_updates = one_step(
-    name, grads_of, params, x, shared=SHARED
+  step = one_step(name, grads_of)
+  assert_step(name, step, rows_at_representation("mlp"))
+
+
+@every_method
+def test_every_method_with_task_batches(name):
+  """A plain tree again, so tracing tells all there is to tell."""
+  params, trunk, _ = mlp()
+
+  def loss_fn(params, x, head):
+    return jnp.mean(jnp.square(trunk(params, x) @ head))
+
+  tx = harness.build(name)
+  updates, _ = jax.eval_shape(
+    lambda p, x, h, e: tx.update(
+      optax_mtl.value_and_task_batch_grads(loss_fn)(p, x, h)[1],
+      tx.init(p),
+      p,
+      **e,
+    ),
+    params,
+    normal(8, T, 6, 4),
+    normal(9, T, 5),
+    one_steps_extra_args(),
   )
-  _, _, jacobian = reference("mlp")
-  plain = jacobian["heads"][0] + jacobian["heads"][2]
-  harness.assert_close(head_updates, plain.ravel(), np.abs(plain).max(), 1e-5)
-  trunk_rows = harness.flat(jacobian["trunk"], 1)
-  got = updates[plain.size :]
-  size = np.abs(weights) @ np.linalg.norm(trunk_rows, axis=1)
-  harness.assert_close(got, weights @ trunk_rows, max(size, 1e-6), 1e-4)
-  if optax_mtl.METHODS[name].info.uses_gram:
-    z = trunk(params, x)
-    rows = jax.jacrev(lambda z: head_losses(params, z))(z).reshape(T, -1)
-    tx = harness.build(name)
-    extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
-    extra["losses"] = head_losses(params, z)
-    _, state = jax.jit(
-      lambda rows: tx.update(
-        rows, tx.init(rows[0]), active=jnp.array([True, False, True]), **extra
-      )
-    )(rows)
-    size = max(np.abs(state.weights).max(), 1)
-    harness.assert_close(weights, state.weights, size, 1e-4)
+  assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, params)
