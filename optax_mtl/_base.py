@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
@@ -180,7 +181,12 @@ class Step:
           f"representation. Leave {name}= out, or use another source."
         )
       mask = self._resolve(leaves, name)
-    gram = self._gradients.gram(mask)
+    # A solver that calls LAPACK wants its matrix by columns, and XLA's CPU
+    # backend would pass that wish on to the products that the Gram matrix is
+    # made of, which then take three times as long.
+    gram = with_layout_constraint(
+      self._gradients.gram(mask), Layout(major_to_minor=(0, 1))
+    )
     if self._keep is None:
       return gram
     both = self._keep[:, None] & self._keep[None, :]

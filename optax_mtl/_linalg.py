@@ -151,6 +151,8 @@ def gram(tree, num_tasks: int) -> jax.Array:
   return _gram([_inexact(leaf) for leaf in jax.tree.leaves(tree)], num_tasks)
 
 
+# Jitted so that leaves of one shape are traced and lowered once.
+@jax.jit
 def _combine_leaf(leaf, weights, keep) -> jax.Array:
   """`sum_t weights[t] * leaf[t]` over the kept rows, in the leaf's dtype."""
   num_tasks = leaf.shape[0]

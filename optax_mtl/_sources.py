@@ -79,6 +79,34 @@ def check_chunk_size(chunk_size: Any) -> None:
     )
 
 
+#: From this many params on, CPUs differentiate one task after another.
+_LARGE = 1 << 18
+
+
+def _stack(
+  pullback: Callable, losses: jax.Array, params: Any, chunk_size: int | None
+) -> Any:
+  """The stacked gradients, a tree with leaves [T, *param.shape]."""
+  units = jnp.eye(losses.shape[0], dtype=losses.dtype)
+
+  def at_once(units):
+    return jax.vmap(pullback)(units)
+
+  def in_chunks(units):
+    return jax.lax.map(
+      canonicalize(pullback, losses), units, batch_size=chunk_size
+    )
+
+  if chunk_size is not None:
+    return in_chunks(units)
+  if sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE:
+    return at_once(units)
+  # On CPU, batched products leave a kernel's gradients transposed, and XLA
+  # copies all of them into place: twice the memory, and more time than the
+  # batching saves once they do not fit the cache.
+  return jax.lax.platform_dependent(units, cpu=in_chunks, default=at_once)
+
+
 def _result(losses, aux, has_aux, gradients):
   return ((losses, aux) if has_aux else losses), gradients
 
@@ -94,15 +122,14 @@ def value_and_task_grads(
   """The losses of all tasks and their gradients, like `jax.value_and_grad`.
 
   The function runs forward once. With `source="stacked"` the gradients are a
-  plain tree; it costs T backward passes, batched by `vmap`, and T copies of the
-  params. With `source="implicit"` nothing is stored: a method that needs the
-  Gram matrix computes it column by column, `M[:, t] = J (Jᵀ e_t)`, with T
-  backward and T forward-mode passes, and the update itself is one backward
-  pass; a method that needs only the losses costs exactly one.
-
-  A loss whose derivative is NaN or inf spoils the gradients of all tasks, since
-  they share one forward pass and 0 times NaN is NaN. So an absent label that is
-  coded as NaN has to be replaced before it meets the prediction.
+  plain tree; it costs T backward passes and T copies of the params. With
+  `source="implicit"` nothing is stored: a method that needs the Gram matrix
+  computes it column by column, `M[:, t] = J (Jᵀ e_t)`, with T backward and T
+  forward-mode passes, and the update itself is one backward pass; a method that
+  needs only the losses costs exactly one. A loss whose derivative is NaN or inf
+  spoils the gradients of all tasks, since they share one forward pass and 0
+  times NaN is NaN. So an absent label that is coded as NaN has to be replaced
+  before it meets the prediction.
 
   Args:
     fun: Function that returns the losses: an array [T], or a sequence or dict
@@ -111,9 +138,9 @@ def value_and_task_grads(
     argnums: Which positional arguments to differentiate.
     has_aux: Whether `fun` returns a pair `(losses, aux)`.
     source: "stacked" or "implicit".
-    chunk_size: How many tasks to differentiate at once. None: all for
-      "stacked", one for "implicit". Smaller needs less memory, larger may be
-      faster.
+    chunk_size: How many tasks to differentiate at once. Smaller needs less
+      memory, larger may be faster. None: one for "implicit"; for "stacked" all,
+      but on CPU one if there are 2**18 params or more.
 
   Returns:
     A function with the arguments of `fun` that returns `(losses, grads)`, or
@@ -159,12 +186,7 @@ def value_and_task_grads(
         pullback, pushforward, _like(losses), _like(params), chunk_size
       )
     else:
-      units = jnp.eye(losses.shape[0], dtype=losses.dtype)
-      if chunk_size is None:
-        grads = jax.vmap(pullback)(units)
-      else:
-        pullback = canonicalize(pullback, losses)
-        grads = jax.lax.map(pullback, units, batch_size=chunk_size)
+      grads = _stack(pullback, losses, params, chunk_size)
     return _result(losses, aux, has_aux, grads)
 
   return value_and_grads

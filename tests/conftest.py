@@ -12,6 +12,17 @@ def pytest_configure(config):
   )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+  """With `-n N --dist loadgroup`, a method's programs are compiled once."""
+  if not config.pluginmanager.hasplugin("xdist"):
+    return
+  for item in items:
+    name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+    if isinstance(name, str):
+      item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
   """No silent broadcasting across ranks, no silent change of dtypes."""
