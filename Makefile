@@ -2,8 +2,8 @@
 # Python of at least 3.11, and network access for pip the first time.
 
 VENV ?= .venv
-# The tests run in this many processes; a file's tests stay in one of them,
-# since they share compiled functions.
+# The tests run in this many processes; those that share compiled functions
+# stay in one of them (tests/conftest.py).
 JOBS ?= 2
 ARGS ?=
 
@@ -26,7 +26,7 @@ demo: $(VENV)/.installed-bench
 
 test: $(VENV)/.installed-test
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
-	  -n $(JOBS) --dist loadfile $(ARGS)
+	  -n $(JOBS) --dist loadgroup $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu $(VENV)/bin/python docs/generate.py --check

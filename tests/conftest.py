@@ -3,6 +3,8 @@
 import jax
 import pytest
 
+import optax_mtl
+
 
 def pytest_configure(config):
   config.addinivalue_line(
@@ -14,13 +16,18 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-  """With `-n N --dist loadgroup`, a method's programs are compiled once."""
+  """With `-n N --dist loadgroup`, what is compiled once is shared.
+
+  The tests of one method stay in one process, whichever file they are in, and
+  so do the other tests of one file.
+  """
   if not config.pluginmanager.hasplugin("xdist"):
     return
   for item in items:
     name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-    if isinstance(name, str):
-      item.add_marker(pytest.mark.xdist_group(name))
+    if name not in optax_mtl.METHODS:
+      name = item.path.name
+    item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture(autouse=True)
