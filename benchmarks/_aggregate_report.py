@@ -5,10 +5,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.table import Table
 
-from optax_mtl._plot_base import COLOURS
+from benchmarks._output import new_table
+from optax_mtl._plot_base import bare_axes, line_style
 
 Cell = dict[str, Any]
 
@@ -103,12 +103,9 @@ def _of(cells, **wanted):
 def time_table(cells: Sequence[Cell], num_params: int) -> Table:
   """Methods against T at one size: our time, the ratio, the floor."""
   trees = sorted({c["tree"] for c in _of(cells, params=num_params)})
-  table = Table(
-    title=f"P = {num_params:,}: our milliseconds, times faster than TorchJD, "
-    f"multiple of the floor; medians over families ({', '.join(trees)})",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
+  table = new_table(
+    f"P = {num_params:,}: our milliseconds, times faster than TorchJD, "
+    f"multiple of the floor; medians over families ({', '.join(trees)})"
   )
   table.add_column("method", no_wrap=True)
   tasks = _sizes(_of(cells, params=num_params), "tasks")
@@ -149,12 +146,7 @@ def time_table(cells: Sequence[Cell], num_params: int) -> Table:
 def error_table(cells: Sequence[Cell]) -> Table:
   """Methods against families: the largest error of ours and of theirs."""
   families = list(dict.fromkeys(cell["family"] for cell in cells))
-  table = Table(
-    title="largest relative error over all sizes: ours / theirs",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-  )
+  table = new_table("largest relative error over all sizes: ours / theirs")
   table.add_column("method", no_wrap=True)
   table.add_column("error of", no_wrap=True)
   for family in families:
@@ -183,12 +175,7 @@ def error_table(cells: Sequence[Cell]) -> Table:
 def verdict_table(cells: Sequence[Cell]) -> Table:
   """Targets against what became of them, by medians and by processor time."""
   words = ("met", "missed", "no room", "rounding", "no solution")
-  table = Table(
-    title="targets, by the median (by processor time)",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-  )
+  table = new_table("targets, by the median (by processor time)")
   table.add_column("target")
   for word in words:
     table.add_column(word, justify="right")
@@ -288,17 +275,14 @@ def figure(cells: Sequence[Cell], settings: dict) -> Any:
         ax.plot(
           params,
           medians,
-          color=COLOURS[index % len(COLOURS)],
-          linestyle=("-", "--")[index // len(COLOURS)],
+          label=method,
           marker="o",
           markersize=3,
-          linewidth=1.2,
-          label=method,
+          **line_style(index),
         )
       ax.axhline(level, color="#888888", linewidth=0.8)
       ax.set(xscale="log", yscale="log", title=f"T = {num_tasks}")
-      ax.grid(color="#e6e6e6", linewidth=0.6)
-      ax.spines[["top", "right"]].set_visible(False)
+      bare_axes(ax)
   for ax in axes[-1]:
     ax.set_xlabel("parameters")
   handles, labels = axes[0, 0].get_legend_handles_labels()

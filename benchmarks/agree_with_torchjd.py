@@ -128,7 +128,9 @@ def table(rows: Sequence[dict]) -> Table:
 def main(argv: Sequence[str] | None = None) -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="python -m benchmarks.agree_with_torchjd",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   names = [n for n in _contenders.METHODS if not n.endswith("_weighting")]
   parser.add_argument("--methods", nargs="+", choices=names, default=names)

@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     dataset = datasets.load(args.dataset, args.data_dir)
   except (FileNotFoundError, ValueError) as error:
-    console.print(f"[red]{error}", highlight=False)
+    console.print(str(error), style="red", markup=False, highlight=False)
     return 2
   problem = networks.build(dataset, network=args.network)
   runs = _train_all(args, problem, console)

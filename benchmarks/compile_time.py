@@ -17,13 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import optax_mtl
 from benchmarks import _timing
+from benchmarks._output import new_table
 
 
 def leaf_shapes(leaves: int) -> list[tuple[int, ...]]:
@@ -82,12 +82,9 @@ def measure(name: str, num_tasks: int, grads: Any, params: Any) -> dict:
 
 def table(rows: Sequence[dict], leaves: int, limit: float) -> Table:
   """One row per method and number of tasks."""
-  result = Table(
-    title=f"seconds of the first call on {leaves} leaves; in brackets the "
-    f"processor's; limit {limit:g}",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
+  result = new_table(
+    f"seconds of the first call on {leaves} leaves; in brackets the "
+    f"processor's; limit {limit:g}"
   )
   parts = ("trace", "compile", "run", "first_call")
   result.add_column("method", no_wrap=True)

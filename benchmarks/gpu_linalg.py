@@ -6,7 +6,7 @@ copy's bandwidth the Gram matrix and the combination reach, counting the bytes
 that each must move: a copy reads and writes the data, `gram` reads them once,
 `combine` reads them once and writes 1/T of them.
 
-    python benchmarks/gpu_linalg.py --out gpu_linalg.json
+    python -m benchmarks.gpu_linalg --out gpu_linalg.json
 
 Without a GPU it says so and exits with status 2; `--allow-cpu` runs it anyway,
 to try the script: `--allow-cpu --params 1e5`.
@@ -27,7 +27,9 @@ from optax_mtl import _linalg
 def parse_args(argv=None):
   """Command line."""
   parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    prog="python -m benchmarks.gpu_linalg",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument("--tasks", type=int, nargs="+", default=[2, 8, 32])
   parser.add_argument(

@@ -14,8 +14,8 @@ Prints, for each number of tasks T and of parameters P, milliseconds of
 The runs of the candidates are interleaved and the medians are reported, so
 that a busy machine is unkind to all of them alike.
 
-    python benchmarks/linalg.py --tasks 2 10 --params 1e5 1e7 --out linalg.json
-    python benchmarks/linalg.py --tree mlp cnn
+    python -m benchmarks.linalg --tasks 2 10 --params 1e5 1e7 --out linalg.json
+    python -m benchmarks.linalg --tree mlp cnn
 """
 
 import argparse

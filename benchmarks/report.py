@@ -7,17 +7,13 @@ import datetime
 import html
 import json
 import pathlib
-import platform
 import string
 from collections.abc import Mapping
 
-import jax
 import numpy as np
-import optax
-from rich import box
 from rich.table import Table
 
-import optax_mtl
+from benchmarks._output import made_with, new_table
 from benchmarks.datasets import Dataset
 from benchmarks.recipes import SINGLE_TASK, SWEEP, Recipe
 from benchmarks.training import Run
@@ -166,11 +162,8 @@ def _cells(row: Row) -> list[str]:
 
 def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
   """The table for a terminal; the best of each task is bold."""
-  result = Table(
-    title=f"{dataset.name}: test metrics, mean ± spread over {num_seeds} seeds",
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
+  result = new_table(
+    f"{dataset.name}: test metrics, mean ± spread over {num_seeds} seeds"
   )
   titles = _header(dataset)[:_TERMINAL_COLUMNS]
   for index, title in enumerate(titles):
@@ -285,13 +278,7 @@ def _as_json(args, dataset, runs, rows) -> dict:
     "metrics": list(dataset.metrics),
     "higher_is_better": list(dataset.higher_is_better),
     "settings": settings,
-    "versions": {
-      "optax_mtl": optax_mtl.__version__,
-      "jax": jax.__version__,
-      "optax": optax.__version__,
-      "python": platform.python_version(),
-    },
-    "device": jax.devices()[0].device_kind,
+    **made_with(),
     "rows": [
       {
         key: value.tolist() if isinstance(value, np.ndarray) else value

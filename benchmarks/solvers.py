@@ -210,16 +210,10 @@ def _milliseconds(seconds: float) -> str:
 
 def tables(data: dict[str, Any]) -> list[Any]:
   """Of the times and of the batches."""
-  from rich import box
-  from rich.table import Table
+  from benchmarks._output import new_table
 
   def new(title, columns):
-    table = Table(
-      title=title,
-      title_justify="left",
-      box=box.SIMPLE_HEAD,
-      padding=(0, 1, 0, 0),
-    )
+    table = new_table(title)
     for index, column in enumerate(columns):
       table.add_column(
         column, justify="left" if index < 2 else "right", no_wrap=True
@@ -262,7 +256,7 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
   """File name -> figure."""
   from matplotlib.figure import Figure
 
-  from optax_mtl._plot_base import COLOURS
+  from optax_mtl._plot_base import COLOURS, bare_axes, line_style
 
   def panels(titles, width):
     figure = Figure(figsize=(width, 3.4), layout="constrained")
@@ -270,8 +264,7 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
     for ax, title in zip(axes, titles, strict=True):
       ax.set_title(title, fontsize="medium")
       ax.set_yscale("log")
-      ax.grid(color="#e6e6e6", linewidth=0.6)
-      ax.spines[["top", "right"]].set_visible(False)
+      bare_axes(ax)
     return figure, axes
 
   def legend(figure, ax):
@@ -292,12 +285,10 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
         ]
         ax.plot(
           *zip(*found, strict=True),
-          color=COLOURS[index % len(COLOURS)],
-          linestyle=("-", "--")[index // len(COLOURS)],
+          label=name,
           marker="o",
           markersize=3,
-          linewidth=1.2,
-          label=name,
+          **line_style(index),
         )
       ax.set_xscale("log", base=2)
       ax.set_xlabel("tasks")

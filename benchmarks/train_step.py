@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import optax_mtl
 from benchmarks import step_networks
+from benchmarks._output import new_table
 
 #: Steps timed together, so that `refresh_every=10` refreshes once in each.
 _BLOCK = 10
@@ -190,7 +190,7 @@ def _add_resident(rows: list, advance: Callable) -> None:
 
 
 def _table(rows: list) -> Table:
-  table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+  table = new_table()
   titles = (
     ("network", "left"),
     ("T", "right"),
@@ -227,17 +227,19 @@ def _table(rows: list) -> Table:
   return table
 
 
-def _torch_rows(name: str, num_tasks: int, repeats: int, console: Console):
-  """TorchJD's steps on the same network, or none where it is not installed."""
+def _peer(console: Console) -> Any:
+  """The module with TorchJD's steps, or None where it is not installed."""
   try:
     from benchmarks import train_step_torch
   except ImportError:
     console.print(
       "TorchJD is not installed: `pip install 'optax-mtl[peers]'` (a CPU build "
-      "of torch first) adds its steps to the table."
+      "of torch first) adds its steps to the table.",
+      markup=False,
+      highlight=False,
     )
-    return []
-  return train_step_torch.measure(name, num_tasks, repeats, _BLOCK)
+    return None
+  return train_step_torch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -267,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   console = Console()
   if not console.is_terminal:
     console.width = 120
+  peer = None if args.no_torch else _peer(console)
   rows = []
   pairs = [(name, int(t)) for name in args.networks for t in args.tasks]
   try:
@@ -279,8 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.no_resident:
           _add_resident(new, advance)
         rows += new
-        if not args.no_torch:
-          rows += _torch_rows(name, num_tasks, args.repeats, console)
+        if peer is not None:
+          rows += peer.measure(name, num_tasks, args.repeats, _BLOCK)
       progress.update(bar, completed=total)
   except KeyboardInterrupt:
     console.print("[yellow]Stopped; what is done is kept.")

@@ -157,8 +157,7 @@ def _method_page(function) -> str:
     "",
     "Backward passes with the implicit source\n: "
     + (
-      "T for the Gram matrix, with as many forward-mode passes; 1 for the "
-      "update"
+      "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
       if info.uses_gram
       else "1"
     ),

@@ -36,6 +36,9 @@ _SMALL_TREE = 1 << 16
 # slowly.
 _UNROLL = 16
 
+# Columns of a leaf that is not worth code of its own.
+_TINY = 1024
+
 
 # A boolean that is True where the arrays of the program being lowered live
 # whole on one device: a program for one device, or the body of a `shard_map`.
@@ -166,13 +169,18 @@ def _combine_leaf(leaf, weights, keep) -> jax.Array:
     if keep is not None:
       mask = keep.reshape((num_tasks,) + (1,) * (leaf.ndim - 1))
       rows = jnp.where(mask, rows, jnp.zeros((), acc))
+    # XLA compiles code for every product with a vector, but calls a library for
+    # one with a matrix: two equal rows save most of the compile time where
+    # leaves are tiny, and many.
+    tiny = leaf.size <= num_tasks * _TINY
+    left = jnp.stack([weights, weights]) if tiny else weights[None]
     return jax.lax.dot_general(
-      weights,
+      left,
       rows,
-      (((0,), (0,)), ((), ())),
+      (((1,), (0,)), ((), ())),
       precision="highest",
       preferred_element_type=acc,
-    ).astype(leaf.dtype)
+    )[0].astype(leaf.dtype)
 
   # Written out, the sum is one fusion that reads every row once and selects
   # as it reads. XLA's CPU backend takes up to 1000 times as long to reduce

@@ -11,7 +11,7 @@ takes 2. Everything is well once the operands sit in the cache, so:
 * up to `_PAIRS` tasks the block's rows are multiplied pair by pair into
   accumulators of a few thousand lanes, which vectorizes and is added up once
   at the end; above, the block's Gram matrix is a small dense product;
-* leaves under one block are multiplied directly, and tiny ones are first
+* leaves that fit in the cache are multiplied directly, and tiny ones are first
   concatenated, a bounded number of columns at a time.
 
 The accumulators also make the result more accurate than one long sum.
@@ -38,19 +38,27 @@ _SLICES = 4
 _OWN_LOOP = 16
 _MAX_LOOPS = 4
 
+# Leaves of at most this many entries stay in the cache while a plain product
+# repacks them.
+_DIRECT = 1 << 19
+
 # Leaves of at most this many columns are concatenated, into groups of at most
 # `_GROUP` columns, which bounds the memory.
 _TINY = 4096
 _GROUP = 1 << 16
 
 
-def block_columns(num_tasks: int) -> int:
-  """Columns per block, a power of two."""
+def block_columns(num_tasks: int, total: int) -> int:
+  """Columns per block, a power of two, for so many columns in all."""
   if num_tasks <= 2:
-    return 1 << 15
-  if num_tasks <= _PAIRS:
-    return 1 << 14
-  return 1 << 13 if num_tasks <= 16 else 1 << 14
+    # Small blocks while everything stays in the cache, long reads beyond.
+    return 1 << 12 if total <= 1 << 21 else 1 << 15
+  return 1 << 13 if _PAIRS < num_tasks <= 16 else 1 << 14
+
+
+def direct_columns(num_tasks: int) -> int:
+  """Leaves of at most so many columns are multiplied without a loop."""
+  return 1 << 12 if num_tasks <= 2 else _DIRECT // num_tasks
 
 
 def real_parts(leaf) -> tuple[jax.Array, ...]:
@@ -108,9 +116,8 @@ def _read(source, row, column, shape) -> jax.Array:
   return part(piece).astype(solver_dtype())
 
 
-def _loop(sources, num_tasks: int, axes) -> jax.Array:
+def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
   """Gram matrix of the sources' whole blocks, `(rows [T, P], part)` each."""
-  columns = block_columns(num_tasks)
   counts = [rows.shape[1] // columns for rows, _ in sources]
   # Block b of the loop is block `number[b]` of the leaf `leaf[b]`.
   leaf = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -181,20 +188,22 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
     `[T, T]` of `solver_dtype()`; entries above the diagonal are not to be
     used.
   """
-  columns = block_columns(num_tasks)
+  sizes = [leaf.size // num_tasks for leaf in leaves]
+  columns = block_columns(num_tasks, sum(sizes))
+  direct = direct_columns(num_tasks)
   axes = frozenset().union(*(_varying(leaf) for leaf in leaves))
   total = _vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
   large, tiny = [], []
-  for leaf in leaves:
+  for leaf, size in zip(leaves, sizes, strict=True):
     # Free: on one device the leaf is contiguous.
-    rows = _vary(leaf.reshape(num_tasks, leaf.size // num_tasks), axes)
-    whole = rows.shape[1] // columns * columns
+    rows = _vary(leaf.reshape(num_tasks, size), axes)
+    whole = size // columns * columns if size > direct else 0
     if whole:
       if jnp.issubdtype(rows.dtype, jnp.complexfloating):
         large += [(rows, jnp.real), (rows, jnp.imag)]
       else:
         large.append((rows, lambda x: x))
-    if whole == rows.shape[1]:
+    if whole == size:
       continue
     for rest in real_parts(rows[:, whole:]):
       if rest.shape[1] <= _TINY:
@@ -210,5 +219,5 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
     own = []
   rest = [x for x in large if not any(x is y for y in own)]
   for sources in [[x] for x in own] + ([rest] if rest else []):
-    total = total + _loop(sources, num_tasks, axes)
+    total = total + _loop(sources, num_tasks, columns, axes)
   return total

@@ -54,9 +54,7 @@ def new_figure(
   )
   axes = figure.subplots(rows, columns, squeeze=False)
   for ax in axes.flat:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(color="#e6e6e6", linewidth=0.6)
-    ax.set_axisbelow(True)
+    bare_axes(ax)
 
   def legend(handles):
     figure.legend(
@@ -71,6 +69,13 @@ def new_figure(
     )
 
   return figure, axes, legend
+
+
+def bare_axes(ax: Any) -> None:
+  """No frame but two axes, and a pale grid behind the lines."""
+  ax.spines[["top", "right"]].set_visible(False)
+  ax.grid(color="#e6e6e6", linewidth=0.6)
+  ax.set_axisbelow(True)
 
 
 def log_scale(ax: Any) -> None:

@@ -11,6 +11,7 @@ from optax_mtl._canonical_conv import canonicalize
 from optax_mtl._task_gradients import (
   ImplicitTaskGradients,
   RepresentationTaskGradients,
+  map_units,
 )
 
 
@@ -89,22 +90,10 @@ def _stack(
   """The stacked gradients, a tree with leaves [T, *param.shape]."""
   units = jnp.eye(losses.shape[0], dtype=losses.dtype)
 
-  def at_once(units):
+  small = sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE
+  if chunk_size is None and small:
     return jax.vmap(pullback)(units)
-
-  def in_chunks(units):
-    return jax.lax.map(
-      canonicalize(pullback, losses), units, batch_size=chunk_size
-    )
-
-  if chunk_size is not None:
-    return in_chunks(units)
-  if sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE:
-    return at_once(units)
-  # On CPU, batched products leave a kernel's gradients transposed, and XLA
-  # copies all of them into place: twice the memory, and more time than the
-  # batching saves once they do not fit the cache.
-  return jax.lax.platform_dependent(units, cpu=in_chunks, default=at_once)
+  return map_units(canonicalize(pullback, losses), units, chunk_size)
 
 
 def _result(losses, aux, has_aux, gradients):
@@ -124,12 +113,16 @@ def value_and_task_grads(
   The function runs forward once. With `source="stacked"` the gradients are a
   plain tree; it costs T backward passes and T copies of the params. With
   `source="implicit"` nothing is stored: a method that needs the Gram matrix
-  computes it column by column, `M[:, t] = J (Jᵀ e_t)`, with T backward and T
-  forward-mode passes, and the update itself is one backward pass; a method that
-  needs only the losses costs exactly one. A loss whose derivative is NaN or inf
-  spoils the gradients of all tasks, since they share one forward pass and 0
-  times NaN is NaN. So an absent label that is coded as NaN has to be replaced
-  before it meets the prediction.
+  computes it column by column, `M[:, t] = J (Jᵀ e_t)`, with T backward and
+  T - 1 forward-mode passes, and the update itself is one backward pass; a
+  method that needs only the losses costs exactly one.
+
+  A loss whose derivative is NaN or inf spoils the gradients of all tasks, with
+  either source: they share one forward pass, and 0 times NaN is NaN. Neither
+  `active` nor `on_nonfinite="drop"` can undo that, since they act on the
+  gradients as they come. So an absent label that is coded as NaN has to be
+  replaced before it meets the prediction; or each task has a forward pass of
+  its own, as in `value_and_task_batch_grads`.
 
   Args:
     fun: Function that returns the losses: an array [T], or a sequence or dict
@@ -183,7 +176,11 @@ def value_and_task_grads(
       transposed = jax.linear_transpose(pullback, losses)
       pushforward = canonicalize(lambda tangent: transposed(tangent)[0], params)
       grads = ImplicitTaskGradients(
-        pullback, pushforward, _like(losses), _like(params), chunk_size
+        pullback,
+        pushforward,
+        _like(losses),
+        _like(params),
+        1 if chunk_size is None else chunk_size,
       )
     else:
       grads = _stack(pullback, losses, params, chunk_size)
@@ -215,7 +212,8 @@ def value_and_representation_grads(
     heads: Function `(params, representation, *args) -> losses`, in the forms
       that `value_and_task_grads` takes. With `has_aux`, a pair with any pytree.
     has_aux: Whether both return pairs.
-    chunk_size: How many tasks to differentiate at once; None: all.
+    chunk_size: How many tasks to differentiate at once. None: all, but on CPU
+      one.
 
   Returns:
     A function `(params, *args) -> (losses, grads)`, with `has_aux`
@@ -270,7 +268,7 @@ def value_and_representation_grads(
       canonicalize(lambda cotangent: heads_vjp(cotangent)[1], losses),
       _like(losses),
       _like(params),
-      losses.shape[0] if chunk_size is None else chunk_size,
+      chunk_size,
     )
     return _result(losses, (trunk_aux, heads_aux), has_aux, grads)
 

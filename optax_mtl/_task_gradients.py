@@ -158,16 +158,34 @@ def merge(shared: Any, trunk: Any, heads: Any) -> Any:
   return jax.tree.map(lambda s, t, h: t if s else h, shared, trunk, heads)
 
 
+def map_units(fun: Any, units: jax.Array, chunk_size: int | None) -> Any:
+  """`fun` of each row of `units`, `chunk_size` of them at once.
+
+  None is all at once, but on CPU one after another: what is computed for many
+  tasks side by side does not fit the cache, and often comes out transposed, so
+  that XLA copies all of it into place.
+  """
+
+  def in_turn(units):
+    return jax.lax.map(fun, units)
+
+  if chunk_size is None:
+    return jax.lax.platform_dependent(units, cpu=in_turn, default=jax.vmap(fun))
+  if chunk_size == 1:
+    return in_turn(units)
+  return jax.lax.map(fun, units, batch_size=chunk_size)
+
+
 class PullbackTaskGradients(TaskGradients):
   """Task gradients that are computed when asked for, and never stored.
 
   Attributes:
     pullback: Function from a cotangent of the losses [T] to a gradient.
     losses_like: `ShapeDtypeStruct` of the losses.
-    chunk_size: How many tasks to take at once; None: one at a time.
+    chunk_size: How many tasks to take at once, as for `map_units`.
   """
 
-  def __init__(self, pullback, losses_like, params_like, chunk_size=None):
+  def __init__(self, pullback, losses_like, params_like, chunk_size):
     self.pullback = pullback
     self.losses_like = losses_like
     self.num_tasks = losses_like.shape[0]
@@ -181,12 +199,13 @@ class PullbackTaskGradients(TaskGradients):
   def _cotangent(self, weights: jax.Array) -> jax.Array:
     return weights.astype(self.losses_like.dtype)
 
+  def _units(self) -> jax.Array:
+    """The tasks' unit cotangents, one per row."""
+    return jnp.eye(self.num_tasks, dtype=self.losses_like.dtype)
+
   def map_tasks(self, fun: Any) -> Any:
-    """`fun(cotangent)` for each task's unit cotangent, `chunk_size` at once."""
-    units = jnp.eye(self.num_tasks, dtype=self.losses_like.dtype)
-    if self.chunk_size is not None and self.chunk_size >= self.num_tasks:
-      return jax.vmap(fun)(units)
-    return jax.lax.map(fun, units, batch_size=self.chunk_size)
+    """`fun(cotangent)` for each task's unit cotangent."""
+    return map_units(fun, self._units(), self.chunk_size)
 
   def combine(self, weights, *, shared=None, head_weights=None, keep=None):
     # A task that is not kept has weight 0, and that is all one can do: where
@@ -209,23 +228,37 @@ class PullbackTaskGradients(TaskGradients):
 class ImplicitTaskGradients(PullbackTaskGradients):
   """The source that stores nothing: `M[:, t] = J (Jᵀ e_t)`, column by column.
 
+  The last column needs no `J`: all of it but the diagonal entry stands in the
+  other columns, and that entry is the squared length of `Jᵀ e_t`.
+
   Attributes:
     pushforward: Function from a tangent of the params to one of the losses.
   """
 
   def __init__(
-    self, pullback, pushforward, losses_like, params_like, chunk_size=None
+    self, pullback, pushforward, losses_like, params_like, chunk_size
   ):
     super().__init__(pullback, losses_like, params_like, chunk_size)
     self.pushforward = pushforward
 
   def gram(self, shared=None):
-    columns = self.map_tasks(
-      lambda unit: self.pushforward(select(shared, self.pullback(unit)))
+    def gradient(unit):
+      return select(shared, self.pullback(unit))
+
+    units = self._units()
+    last = jax.tree.map(lambda leaf: leaf[None], gradient(units[-1]))
+    square = _linalg.gram(last, 1)
+    if self.num_tasks == 1:
+      return square
+    columns = map_units(
+      lambda unit: self.pushforward(gradient(unit)),
+      units[:-1],
+      self.chunk_size,
     ).astype(solver_dtype())
     # Column t and row t are the same number up to rounding; a solver may rely
     # on their being equal.
-    return (columns + columns.T) / 2
+    first, rest = columns[:, :-1], columns[:, -1:]
+    return jnp.block([[(first + first.T) / 2, rest], [rest.T, square]])
 
 
 class RepresentationTaskGradients(PullbackTaskGradients):
@@ -241,7 +274,7 @@ class RepresentationTaskGradients(PullbackTaskGradients):
   at_params = False
 
   def __init__(
-    self, pullback, at_representation, losses_like, params_like, chunk_size=None
+    self, pullback, at_representation, losses_like, params_like, chunk_size
   ):
     super().__init__(pullback, losses_like, params_like, chunk_size)
     self.at_representation = at_representation

@@ -112,6 +112,30 @@ def test_fairness(alpha):
         assert np.linalg.norm(ours - best) <= 1e-4 * np.linalg.norm(best)
 
 
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 40])
+def test_nothing_of_the_matrix_is_lost(num_tasks):
+  grads = _cases(num_tasks, ("iid", "conflicting", "scaled_1e2", "aligned"))
+  grams = _grams(grads)
+  for alpha in (1.0, 2.0):
+    if alpha == 1:
+      weights, certificate = _nash(grams)
+    else:
+      weights, certificate = _fair(grams, np.float32(alpha))
+    for gram, w, residual in zip(
+      grams.astype(np.float64),
+      np.asarray(weights, np.float64),
+      np.asarray(certificate.residual),
+      strict=True,
+    ):
+      factor = w ** (1 / alpha)
+      error = np.abs(factor * (gram @ w) - 1)
+      size = factor * (np.abs(gram) @ w)
+      # With the float32 matrix the only rounding is that of the weights, by
+      # half of EPS, and a few of the power and of the common scale.
+      assert np.all(error <= EPS * (4 + 0.55 * size))
+      assert abs(residual - error.max()) <= EPS * (4 + size.max() / 16)
+
+
 def test_alpha_one_is_nash():
   grads = _cases(10)
   grams = _grams(grads)

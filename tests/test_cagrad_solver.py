@@ -41,10 +41,8 @@ def _grams(grads):
   return np.stack([matrices.gram32(g) for g in grads])
 
 
-@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, 40])
-@pytest.mark.parametrize("c", CS)
-def test_optimal(num_tasks, c):
-  cases = _cases(num_tasks)
+def _check_optimal(cases, c):
+  num_tasks = len(cases[0][2])
   weights, certificate = _solve(_grams([g for *_, g in cases]), np.float32(c))
   weights = np.asarray(weights, np.float64)
   assert np.all(weights >= 0)
@@ -83,6 +81,61 @@ def test_optimal(num_tasks, c):
     # to it counts with the length of the gradient.
     bound = (residual + 8 * EPS) * total * (size + norms.max())
     assert reference.gap(g, w, c) <= bound, label
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 3, 10, 40])
+@pytest.mark.parametrize("c", CS)
+def test_optimal(num_tasks, c):
+  _check_optimal(_cases(num_tasks), c)
+
+
+MANY = ("iid", "conflicting", "aligned", "duplicate_rows", "scaled_1e2")
+
+
+@pytest.mark.parametrize("num_tasks", [64, 128])
+def test_many_tasks(num_tasks):
+  # Fewer parameters than tasks, so that rows depend on each other, and more.
+  rng = np.random.default_rng(num_tasks)
+  cases = [
+    (name, num_params, matrices.FAMILIES[name](rng, num_tasks, num_params))
+    for name in MANY
+    for num_params in (num_tasks // 2, 3 * num_tasks)
+  ]
+  _check_optimal(cases, 0.5)
+
+
+def test_blocks_take_few_steps():
+  rng = np.random.default_rng(5)
+  for num_tasks in (10, 40):
+    for name in (*MANY, "zero_rows", "identical"):
+      family = matrices.FAMILIES[name]
+      grads = [family(rng, num_tasks, 4 * num_tasks) for _ in range(8)]
+      _, certificate = _solve(_grams(grads), np.float32(0.5))
+      assert certificate.converged.all()
+      # The limit on blocks is 10, so that 6 also shows that no pivot followed.
+      assert certificate.iterations.max() <= 6, name
+
+
+def test_pivots_alone(monkeypatch):
+  # What solves where blocks do not settle has to solve everything.
+  rng = np.random.default_rng(6)
+  grads = [matrices.FAMILIES[n](rng, 10, p) for n in MANY for p in (5, 40)]
+  found, _ = _solve(_grams(grads), np.float32(0.5))
+  monkeypatch.setattr(cagrad, "_BLOCKS", 0)
+  alone, certificate = jax.jit(
+    jax.vmap(lambda gram: cagrad.cagrad_weights(gram, 0.5))
+  )(_grams(grads))
+  assert certificate.converged.all()
+  assert certificate.iterations.max() > 6
+  for g, v, w in zip(grads, found, alone, strict=True):
+    v, w = np.asarray(v, np.float64), np.asarray(w, np.float64)
+    # Weights are not unique where rows coincide; the objective is. Two
+    # residuals of at most TOL are two gaps, in units as in `_check_optimal`.
+    scale = np.linalg.norm(g, axis=1).max() * np.linalg.norm(g.mean(axis=0))
+    norms = np.linalg.norm(g, axis=1)
+    scale += norms.mean() * norms.max()
+    difference = reference.objective(g, v, 0.5) - reference.objective(g, w, 0.5)
+    assert abs(difference) <= 8 * TOL * scale
 
 
 def test_well_scaled_accuracy():

@@ -94,6 +94,17 @@ def test_links(path):
       assert anchor in slugs, f"{target}: there are {sorted(slugs)}"
 
 
+def test_benchmarks_are_documented():
+  """The page names every module that is a command, and no other."""
+  commands = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "benchmarks").rglob("*.py")
+    if 'if __name__ == "__main__":' in read(path)
+  }
+  page = read(ROOT / "docs" / "benchmarks.md")
+  assert set(re.findall(r"python -m (benchmarks[\w.]+\w)", page)) == commands
+
+
 def _slug(heading):
   """The anchor of a heading, as GitHub makes it."""
   return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")

@@ -59,12 +59,10 @@ def _solved(num_tasks):
   return jax.tree.map(np.asarray, _upgrad(grams))
 
 
-@pytest.mark.parametrize("num_tasks", SIZES)
-def test_kkt(num_tasks):
-  coefficients, certificate = _solved(num_tasks)
-  eye = np.eye(num_tasks)
+def _check_kkt(cases, coefficients, certificate):
+  eye = np.eye(len(cases[0][2]))
   for (name, num_params, grads), found, residual in zip(
-    _cases(num_tasks), coefficients, certificate.residual, strict=True
+    cases, coefficients, certificate.residual, strict=True
   ):
     label = f"{name} {num_params}"
     found = found.astype(np.float64)
@@ -81,11 +79,70 @@ def test_kkt(num_tasks):
     assert np.all(
       np.abs(slopes[raised]) <= np.broadcast_to(bound, slopes.shape)[raised]
     ), label
+
+
+@pytest.mark.parametrize("num_tasks", SIZES)
+def test_kkt(num_tasks):
+  coefficients, certificate = _solved(num_tasks)
+  _check_kkt(_cases(num_tasks), coefficients, certificate)
   # Gradients whose condition number is beyond float32 may fail to converge.
   hard = [n == "ill_conditioned" for n, _, _ in _cases(num_tasks)]
   assert np.all(certificate.converged | hard)
   assert np.all(certificate.residual[~np.array(hard)] <= TOL)
   assert np.all(certificate.residual <= 1e-4)
+
+
+@pytest.mark.parametrize("num_tasks", [64, 128])
+def test_many_tasks(num_tasks):
+  # Fewer parameters than tasks, so that rows depend on each other, and more.
+  rng = np.random.default_rng(num_tasks)
+  cases = [
+    (name, num_params, matrices.FAMILIES[name](rng, num_tasks, num_params))
+    for name in ("conflicting", "duplicate_rows", "scaled_1e2", "zero_rows")
+    for num_params in (num_tasks // 2, 3 * num_tasks)
+  ]
+  found = [
+    jax.tree.map(np.asarray, _upgrad(matrices.gram32(g)[None]))
+    for *_, g in cases
+  ]
+  coefficients, certificate = jax.tree.map(lambda *x: np.concatenate(x), *found)
+  _check_kkt(cases, coefficients, certificate)
+  assert np.all(certificate.residual <= TOL)
+
+
+def test_gradient_steps_are_few():
+  rng = np.random.default_rng(6)
+  for name, most in (("iid", 25), ("aligned", 25), ("conflicting", 40)):
+    grams = [
+      matrices.gram32(matrices.FAMILIES[name](rng, 40, 160)) for _ in range(8)
+    ]
+    _, certificate = _upgrad(np.stack(grams))
+    assert np.all(certificate.residual <= TOL / 8), name
+    # Pivots alone are about 26, 1 and 42.
+    assert np.all(certificate.iterations <= most), name
+
+
+def test_pivots_alone(monkeypatch):
+  # What solves the rows that the gradients leave has to solve everything.
+  grams = np.stack(
+    [matrices.gram32(g) for n, _, g in _cases(40) if n != "ill_conditioned"]
+  )
+  monkeypatch.setattr(dual_cone, "_GRADIENTS", 0)
+  found, certificate = jax.jit(
+    jax.vmap(lambda m: dual_cone.project_dual_cone(m, jnp.eye(40)[:5]))
+  )(grams)
+  assert certificate.converged.all()
+  monkeypatch.undo()
+  usual, _ = jax.jit(
+    jax.vmap(lambda m: dual_cone.project_dual_cone(m, jnp.eye(40)[:5]))
+  )(grams)
+  for gram, v, w in zip(grams.astype(float), found, usual, strict=True):
+    lengths = np.sqrt(np.diagonal(gram))
+    for one, other in zip(np.float64(v), np.float64(w), strict=True):
+      # The bound of the docstring, for two answers.
+      size = max(one @ lengths, other @ lengths)
+      bound = 8 * (TOL + 4 * EPS) * size * size
+      assert abs(one @ gram @ one - other @ gram @ other) <= bound
 
 
 @pytest.mark.parametrize("num_tasks", SIZES)

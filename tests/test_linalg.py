@@ -1,12 +1,5 @@
 """Gram matrix, combination and finiteness against float64 NumPy."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-import textwrap
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,14 +8,14 @@ import pytest
 from optax_mtl import _linalg, _linalg_cpu
 from optax_mtl._dtypes import solver_dtype
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 # Every threshold of the CPU path, from just below to just above.
 _TINY = _linalg_cpu._TINY
 
 
 def _shapes(num_tasks):
-  block = _linalg_cpu.block_columns(num_tasks)
+  block = _linalg_cpu.block_columns(num_tasks, 0)
+  direct = _linalg_cpu.direct_columns(num_tasks)
+  loop = direct // block + 3  # blocks of a leaf that takes the loop
   return {
     "scalar": (),
     "empty": (0,),
@@ -32,12 +25,11 @@ def _shapes(num_tasks):
     "tiny-": (_TINY - 1,),
     "tiny": (_TINY,),
     "tiny+": (_TINY + 1,),
-    "block-": (block - 1,),
-    "block": (block // 4, 4),
-    "block+": (block + 1,),
-    "blocks-": (3 * block - 1,),
-    "blocks": (3, block),
-    "blocks+": (1, 3 * block + _TINY + 1, 1),
+    "direct": (direct,),
+    "direct+": (1, direct + 1),
+    "blocks-": (loop * block - 1,),
+    "blocks": (loop, block // 4, 4),
+    "blocks+": (1, loop * block + _TINY + 1, 1),
   }
 
 
@@ -83,7 +75,7 @@ def test_gram_of_one_leaf(name):
   shapes = _shapes(num_tasks)
   for chosen in (
     {name: shapes[name]},
-    {name: shapes[name], "other": (3 * _linalg_cpu.block_columns(2),)},
+    {name: shapes[name], "other": shapes["blocks"]},
   ):
     tree = _tree(num_tasks, chosen, seed=1)
     _check_gram(tree, num_tasks)
@@ -143,8 +135,8 @@ def test_gram_is_symmetric_and_close_where_sums_round(num_tasks):
   rows = _rows(tree, num_tasks)
   norms = np.linalg.norm(rows, axis=1)
   # |error| <= n eps |x| |y| for chains of n additions, at random signs about
-  # sqrt(n); n is at most the columns of one block.
-  terms = _linalg_cpu.block_columns(num_tasks)
+  # sqrt(n); n is at most the columns that are multiplied at once.
+  terms = _linalg_cpu.direct_columns(num_tasks)
   bound = 4 * np.sqrt(terms) * float(jnp.finfo(got.dtype).eps)
   error = np.abs(got - rows @ rows.T) / np.outer(norms, norms)
   assert error.max() < bound
@@ -242,8 +234,8 @@ def test_combine_selects(num_tasks):
 
 @pytest.mark.parametrize("num_tasks", [2, 5])
 def test_vmap_and_scan(num_tasks):
-  block = _linalg_cpu.block_columns(num_tasks)
-  shapes = {"a": (block + 3,), "b": (2 * block, 2), "c": (9,)}
+  direct = _linalg_cpu.direct_columns(num_tasks)
+  shapes = {"a": (direct + 3,), "b": (direct, 2), "c": (9,)}
   trees = [_tree(num_tasks, shapes, seed=s) for s in range(3)]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
@@ -257,7 +249,7 @@ def test_vmap_and_scan(num_tasks):
   mapped = jax.jit(jax.vmap(method))(stacked)
   _, scanned = jax.lax.scan(lambda c, t: (c, method(t)), None, stacked)
   # The same sums in another order.
-  rtol = 4 * np.sqrt(block) * float(jnp.finfo(jnp.float32).eps)
+  rtol = 4 * np.sqrt(direct) * float(jnp.finfo(jnp.float32).eps)
   for got in (mapped, scanned):
     for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
       scale = np.abs(np.asarray(y, np.float64)).max()
@@ -304,118 +296,3 @@ def test_many_leaves_share_one_loop():
   )
   assert text.count(" while(") == 1
   assert "conditional(" in text
-
-
-_SHARDED = """
-  import json, re
-  import jax, jax.numpy as jnp, numpy as np
-  from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-  from optax_mtl import _linalg
-
-  T = 3
-  rng = np.random.default_rng(0)
-  shapes = [(64, 2048), (16, 8192), (2048, 8, 8), (8,), ()]
-  host = [rng.standard_normal((T, *s)).astype(np.float32) for s in shapes]
-  rows = np.concatenate([x.reshape(T, -1) for x in host], 1).astype(float)
-  want = rows @ rows.T
-  weights = np.arange(1.0, T + 1, dtype=np.float32)
-  keep = np.array([True, False, True])
-  specs = {
-    "leading": [P(None, "a"), P(None, "a"), P(None, "a"), P(), P()],
-    "trailing": [P(None, None, "a"), P(None, None, "a"),
-                 P(None, None, "a"), P(None, "a"), P()],
-    "mixed": [P(None, "a"), P(None, None, "a"), P(None, None, None, "a"),
-              P(), P()],
-  }
-
-  def method(tree, w):
-    g = _linalg.gram(tree, T)
-    return (g, _linalg.combine(tree, w), _linalg.combine(tree, w, keep),
-            _linalg.finite(tree, T))
-
-  def collectives(text):
-    found = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|"
-                       r"reduce-scatter)(?:-start)?\\(", text)
-    return [(op, re.findall(r"\\w+\\[[\\d,]*\\]", t)) for t, op in found]
-
-  out = {}
-  for kind in ("auto", "explicit", "shard_map", "eager"):
-    axis = AxisType.Explicit if kind == "explicit" else AxisType.Auto
-    mesh = jax.make_mesh((8,), ("a",), axis_types=(axis,))
-    with jax.set_mesh(mesh):
-      for name, spec in specs.items():
-        tree = [jax.device_put(x, NamedSharding(mesh, s))
-                for x, s in zip(host, spec)]
-        if kind == "shard_map":
-          def gram(tree):
-            sharded = [x for x, s in zip(tree, spec) if "a" in s]
-            rest = [x for x, s in zip(tree, spec) if "a" not in s]
-            # The second term does not vary over "a".
-            return (jax.lax.psum(_linalg.gram(sharded, T), "a")
-                    + _linalg.gram(rest, T))
-          gram = jax.shard_map(gram, mesh=mesh, in_specs=(spec,), out_specs=P())
-          jitted = jax.jit(gram)
-        else:
-          jitted = jax.jit(lambda tree: _linalg.gram(tree, T))
-        if kind == "eager":
-          # Whole program by program, outside of jit.
-          g, c, ck, ok = method(tree, weights)
-          text = ""
-        else:
-          text = jitted.lower(tree).compile().as_text()
-          g = jitted(tree)
-          _, c, ck, ok = jax.jit(method)(tree, weights)
-        error = np.abs(g - want).max() / np.abs(want).max()
-        for got, w in ((c, weights), (ck, weights * keep)):
-          for x, y in zip(got, host):
-            np.testing.assert_allclose(
-              x, np.tensordot(w, y, 1), rtol=1e-5, atol=1e-5)
-        for x, s in zip(c, spec):
-          assert x.sharding.is_equivalent_to(
-            NamedSharding(mesh, P(*s[1:])), x.ndim), (kind, x.sharding, s)
-        assert np.all(ok)
-        combined = ""
-        if kind in ("auto", "explicit"):
-          combined = jax.jit(_linalg.combine).lower(
-            tree, weights, keep).compile().as_text()
-        out[f"{kind} {name}"] = dict(
-          error=float(error), gram=collectives(text),
-          combine=collectives(combined))
-  print(json.dumps(out))
-"""
-
-
-@pytest.fixture(scope="module")
-def sharded():
-  """What eight CPU devices do, from a process that has them."""
-  environment = dict(
-    os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=8",
-    PYTHONPATH=str(ROOT),
-    JAX_PLATFORMS="cpu",
-    JAX_NUMPY_DTYPE_PROMOTION="strict",
-    JAX_NUMPY_RANK_PROMOTION="raise",
-  )
-  done = subprocess.run(
-    [sys.executable, "-W", "error", "-c", textwrap.dedent(_SHARDED)],
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("kind", ["auto", "explicit", "shard_map", "eager"])
-@pytest.mark.parametrize("name", ["leading", "trailing", "mixed"])
-def test_sharded(sharded, kind, name):
-  result = sharded[f"{kind} {name}"]
-  # 4 sqrt(n) eps with n the 32768 columns of one device's largest leaf.
-  assert result["error"] < 4 * np.sqrt(32768) * np.finfo(np.float32).eps
-  assert result["combine"] == []
-  if kind != "eager":
-    # One collective; XLA may carry one [T, T] matrix per leaf in it.
-    assert [op for op, _ in result["gram"]] == ["all-reduce"]
-    for shape in result["gram"][0][1]:
-      assert shape == "f32[3,3]"

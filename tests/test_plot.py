@@ -1,6 +1,5 @@
 """Pictures: what is drawn, that nothing overlaps, that matplotlib is lazy."""
 
-import doctest
 import subprocess
 import sys
 
@@ -243,8 +242,3 @@ else:
   raise AssertionError("no error")
 """
   subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_docstring_examples_run():
-  result = doctest.testmod(plot)
-  assert result.attempted > 0 and result.failed == 0

@@ -16,7 +16,7 @@ from optax_mtl import _base
 every_method = pytest.mark.parametrize("name", harness.NAMES)
 
 #: Files of `pareto` that hold something else than a method.
-NOT_METHODS = {"metrics", "preferences", "problems"}
+NOT_METHODS = {"metrics", "preferences"}
 FAMILIES = {"fixed", "loss", "gram", "pareto"}
 COMMON = {"shared": None, "heads": "sum", "on_nonfinite": "propagate"}
 

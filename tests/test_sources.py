@@ -263,8 +263,8 @@ def test_a_task_whose_gradient_overflows_can_be_left_out(kind):
   np.testing.assert_allclose(updates, [3.0, 3.0])
 
 
-@pytest.mark.parametrize("source", ["stacked", "implicit"])
-def test_an_absent_label_that_is_replaced_does_no_harm(source):
+@pytest.mark.parametrize("source,rest", [("stacked", 0), ("implicit", np.nan)])
+def test_an_absent_label_that_is_replaced_does_no_harm(source, rest):
   """What the docstring asks for: else the NaN spoils the others."""
   labels = jnp.array([1.0, jnp.nan, 2.0])
 
@@ -274,14 +274,17 @@ def test_an_absent_label_that_is_replaced_does_no_harm(source):
 
   grads_of = optax_mtl.value_and_task_grads(loss_fn, source=source)
   tx = optax_mtl.equal_weighting(T)
+  drops = optax_mtl.equal_weighting(T, on_nonfinite="drop")
   params, active = jnp.ones(2), ~jnp.isnan(labels)
   for mask in (True, False):
     _, grads = grads_of(params, mask)
-    updates, _ = tx.update(grads, tx.init(params), params, active=active)
+    updates, state = tx.update(grads, tx.init(params), params, active=active)
+    dropped, _ = drops.update(grads, state, params)
     if mask:
       np.testing.assert_allclose(updates, [2.0, 2.0])
-    elif source == "implicit":
+    else:
       assert np.isnan(updates).all()
+      np.testing.assert_array_equal(dropped, [rest, rest])
 
 
 # Every method with every source.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optax_mtl.solvers import spectral
+from optax_mtl.solvers import _compensated, spectral
 from tests import matrices
 from tests.reference import spectral as reference
 
@@ -76,7 +76,110 @@ def test_equal_projections(num_tasks):
     assert abs(abs(cosine) - 1) <= rtol
 
 
-@pytest.mark.parametrize("num_tasks", [1, 3, 10])
+@pytest.mark.parametrize("num_tasks", [2, 3, 10, 40])
+def test_equal_projections_lose_nothing_of_the_matrix(num_tasks):
+  families = (*INDEPENDENT, "conflicting")
+  if num_tasks <= 10:
+    families += ("aligned",)  # else near the threshold of the rank
+  grads = _cases(num_tasks, families, 4 * num_tasks)
+  (imtl, imtl_certificate), (config, config_certificate) = _both(grads)
+  for residual in (imtl_certificate.residual, config_certificate.residual):
+    # Of the rounded coefficients: half a rounding each, and the lengths'.
+    assert np.all(residual <= 2 * EPS)
+  for g, w, c in zip(grads, imtl, config, strict=True):
+    gram = matrices.gram32(g).astype(np.float64)
+    norms = np.sqrt(np.diag(gram))
+    best = np.linalg.solve(gram / norms[:, None] / norms, np.ones(num_tasks))
+    best = best / norms
+    scale = np.sqrt(best @ gram @ best)
+    # Each entry to a rounding: the condition number has no part in it, but for
+    # entries that are small differences. The common scale is a root in float32.
+    atol = EPS * np.abs(best * norms).max() / norms
+    for found, exact in ((w, best / best.sum()), (c, best / scale)):
+      bound = 2 * EPS * np.abs(exact) + atol * np.abs(exact / best)
+      assert np.all(np.abs(found - exact) <= bound)
+
+
+@pytest.mark.parametrize("num_tasks", [3, 10, 40])
+def test_aligned_keeps_the_digits_of_short_gradients(num_tasks):
+  grads = _cases(num_tasks, ("scaled_1e2", "iid"), 16 * num_tasks)
+  grads[1] = grads[1] * np.geomspace(1e-2, 1, num_tasks)[:, None]
+  preference = np.full((len(grads), num_tasks), 1 / num_tasks, np.float32)
+  grams = np.stack([matrices.gram32(g) for g in grads])
+  weights, certificate = _aligned(grams, preference, "min")
+  assert certificate.converged.all()
+  for g, w in zip(grads, np.asarray(weights), strict=True):
+    best = reference.aligned_direction(
+      g, np.full(num_tasks, 1 / num_tasks), "min", num_tasks * EPS
+    )
+    # Lengths differ by a factor of up to 1e4, and with it eigenvalues by 1e8;
+    # but only the condition number of the matrix of cosines counts.
+    rtol = 4 * EPS * num_tasks * _condition(g)
+    assert rtol < 1e-3
+    found = w.astype(np.float64) @ g
+    assert np.linalg.norm(found - best) <= rtol * np.linalg.norm(best)
+
+
+def test_products_in_twice_the_precision():
+  rng = np.random.default_rng(0)
+  for size in (1, 3, 40, 200):
+    matrix = rng.uniform(-1.5, 1.5, (size, size))
+    matrix = (matrix + matrix.T).astype(np.float32) / 2
+    vector = rng.standard_normal(size) * 10.0 ** rng.uniform(-3, 3, size)
+    high = vector.astype(np.float32)
+    pair = _compensated.Pair(high, (vector - high).astype(np.float32))
+    found = jax.jit(_compensated.times)(matrix, pair)
+    exact = matrix.astype(np.float64) @ vector
+    error = np.abs(np.sum(np.stack(found).astype(np.float64), axis=0) - exact)
+    # The last pieces are 2^-14 of the largest entry at most, for up to 256
+    # tasks, and their products are rounded.
+    assert np.all(error <= 4 * size * EPS * 2.0**-14 * np.abs(vector).max())
+    total = jax.jit(_compensated.total)(pair)
+    error = abs(float(total.high) + float(total.low) - vector.sum())
+    assert error <= size * EPS * 2.0**-14 * np.abs(vector).max()
+    quotient = jax.jit(_compensated.divide)(found, pair)
+    exact = np.sum(np.stack(found).astype(np.float64), axis=0) / vector
+    error = np.abs(
+      np.sum(np.stack(quotient).astype(np.float64), axis=0) - exact
+    )
+    assert np.all(error <= EPS**1.5 * np.abs(exact))
+
+
+def test_one_matrix_or_many():
+  # Under vmap both decompositions are made, and one is chosen.
+  grads = _cases(20, ("iid", "scaled_1e6", "duplicate_rows"), 80)
+  grads.append(_cases(20, ("iid",), 10)[0] @ np.eye(10, 80))
+  grams = np.stack([matrices.gram32(g) for g in grads])
+  active = np.ones(20, bool)
+  many = jax.tree.map(np.asarray, _solve(grams, np.stack([active] * 4)))
+  equal = np.full((4, 20), 1 / 20, np.float32)
+  aligned, _ = _aligned(grams, equal, "min")
+
+  @jax.jit
+  def single(gram):
+    (imtl, _), (config, _) = (
+      spectral.equal_projections(gram),
+      spectral.conflict_free_direction(gram),
+    )
+    return imtl, config, spectral.aligned_weights(gram)[0]
+
+  for row, (g, gram) in enumerate(zip(grads, grams, strict=True)):
+    batch = many[0][0][row], many[1][0][row], np.asarray(aligned)[row]
+    for found, wanted in zip(single(gram), batch, strict=True):
+      # To a rounding where gradients are independent, else to some of those
+      # of the eigenvalues.
+      length = np.linalg.norm(wanted @ g)
+      assert np.linalg.norm((found - wanted) @ g) <= 1e3 * EPS * length
+    # The least-norm one of several solutions.
+    unit = g / np.linalg.norm(g, axis=1, keepdims=True)
+    inverse = np.linalg.pinv(unit, rcond=1e-4)
+    direction = inverse @ np.ones(20)
+    direction /= np.linalg.norm(direction)
+    rtol = 4 * EPS * 20 * np.linalg.norm(inverse, 2) ** 2
+    assert np.linalg.norm(batch[1] @ g - direction) <= rtol
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 10, 24])
 def test_every_family_is_finite(num_tasks):
   for num_params in (2, 4 * num_tasks):
     grads = _cases(num_tasks, matrices.FAMILIES, num_params)

@@ -3,18 +3,14 @@
 import argparse
 import json
 import pathlib
-import platform
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import optax
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-import optax_mtl
+from benchmarks._output import made_with, new_table
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -69,12 +65,7 @@ def print_table(
   notes: Sequence[str] = (),
 ) -> None:
   """Prints a table of text, its first column to the left, and notes below."""
-  table = Table(
-    title=title,
-    title_justify="left",
-    box=box.SIMPLE_HEAD,
-    padding=(0, 1, 0, 0),
-  )
+  table = new_table(title)
   for index, column in enumerate(columns):
     table.add_column(column, justify="right" if index else "left", no_wrap=True)
   for row in rows:
@@ -131,13 +122,7 @@ def write(
   settings = {key: item for key, item in vars(args).items() if key != "out"}
   data = {
     "settings": settings,
-    "versions": {
-      "optax_mtl": optax_mtl.__version__,
-      "jax": jax.__version__,
-      "optax": optax.__version__,
-      "python": platform.python_version(),
-    },
-    "device": jax.devices()[0].device_kind,
+    **made_with(),
     **_plain(result),
   }
   paths = [args.out / f"{name}.json"]

@@ -8,6 +8,7 @@ import optax
 from optax_mtl import _base, _checks
 from optax_mtl.methods._solved import solved_weights
 from optax_mtl.solvers import conflict_free_direction
+from optax_mtl.solvers._compensated import combined_products
 
 
 def _mean(values, present):
@@ -62,7 +63,8 @@ def config(
       callable from the params to one. None: all.
     heads: What the other leaves get: "sum", each task's own gradient, or
       "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step.
+    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
+      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -94,7 +96,7 @@ def config(
     )
     norms = jnp.sqrt(jnp.diagonal(gram))
     present = step.active & (norms > 0)
-    along = jnp.where(present, gram @ coefficients, 0.0)
+    along = jnp.where(present, combined_products(gram, coefficients), 0.0)
     if length != "projection":
       # Cosines times the common length, where there are cosines.
       common = _COMMON_LENGTHS[length](jnp.where(present, norms, 1.0), present)

@@ -151,7 +151,8 @@ def uncertainty_weighting(
       callable from the params to one. None: all.
     heads: What the other leaves get: "sum", each task's own gradient, or
       "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step.
+    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
+      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves

@@ -78,8 +78,8 @@ def pareto_mtl(
   The preference is an extra arg of the update, so that `jax.vmap` over
   preferences, and over params and states with them, trains the whole front at
   once. It is a *direction*: the solution is wanted near the ray `L ∝ u`, and
-  (1, 0) makes task 1 the best. `optax_mtl.pareto.invert_preference` turns a
-  weight into a direction.
+  with (1, 0) the loss of the second task is to be zero.
+  `optax_mtl.pareto.invert_preference` turns a weight into a direction.
 
   The paper takes `G_j >= 0` as violated in the first phase and states no
   numbers for the budget; the sign test here is strict in both phases and made
@@ -106,7 +106,8 @@ def pareto_mtl(
       callable from the params to one. None: all.
     heads: What the other leaves get: "sum", each task's own gradient, or
       "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step.
+    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
+      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves

@@ -1,8 +1,9 @@
 """Sets of preferences, and the two meanings of the word.
 
-A *direction* `u` asks for losses on the ray `L ∝ u`: (1, 0) makes task 1 the
-best. A *weight* `r` asks for `r_1 L_1 = ... = r_T L_T`: (1, 0) makes task 0
-matter. `invert_preference` turns one into the other.
+A *direction* `u` asks for losses on the ray `L ∝ u`: with (1, 0) the loss of
+the second task is to be zero. A *weight* `r` asks for `r_1 L_1 = ... = r_T
+L_T`: with (1, 0) the first task is the one that matters. `invert_preference`
+turns one into the other.
 """
 
 import itertools

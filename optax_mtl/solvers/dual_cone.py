@@ -9,178 +9,168 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from optax_mtl.solvers import _certificate, _unit_gram
+from optax_mtl.solvers import _certificate, _dual_cone_pivots, _unit_gram
+from optax_mtl.solvers._dual_cone_pivots import Found, over, residual_of
 
-# A gradient whose squared distance from the span of the support, relative to
-# its own square, is below this many roundings is taken to be in the span: the
-# Gram matrix itself cannot tell.
-_PIVOT = 4.0
-# An attempt whose residual stays above the tolerance is repeated with this many
-# roundings, then ten times as many, ..., added to the unit diagonal. Only the
-# choice of the support sees them: values come from refinement with the true
-# matrix.
-_RIDGE = 4.0
-_ATTEMPTS = 5
-# Attempts, refined and continued, before the first restart.
-_CONTINUED = 2
-_REFINEMENTS = 2
+# From so many tasks on, conjugate gradients are faster than pivots alone: their
+# step costs products [K, T] x [T, T], and not a pass over K tableaus.
+_FEW = 12
+# Steps of conjugate gradients, in units of T, before pivots take over. They are
+# many only where gradients are linearly dependent, and so are pivots.
+_GRADIENTS = 5
+# Once all rows are solved, up to so many steps more, towards so much less: each
+# takes off a digit's part, and where the problem is well conditioned the answer
+# is then as exact as that of the active-set method.
+_EXTRA = 16
+_AIM = 1 / 64
+# What their preconditioner adds to the unit diagonal. Saves half of the steps
+# where gradients nearly cancel; the count is flat from 0.03 to 0.3.
+_SHIFT = 0.1
 
 
-class _Pivots(NamedTuple):
-  """A block of `K` active-set solves; the tableau is explained in `_pivot`."""
+class _Gradients(NamedTuple):
+  """A block of `K` solves by conjugate gradients; see `_advance`."""
 
   count: jax.Array  # scalar int32
-  tableau: jax.Array  # [K, T, T]
-  column: jax.Array  # [K, T]
+  solved: jax.Array  # scalar int32, steps until all rows were solved
   extra: jax.Array  # [K, T], z >= 0
-  support: jax.Array  # [K, T] bool
-  moving: jax.Array  # scalar bool
+  slopes: jax.Array  # [K, T], M v
+  best: jax.Array  # [K, T], of all z so far the one of least residual
+  residual: jax.Array  # [K, 1], its residual
+  direction: jax.Array  # [K, T]
+  image: jax.Array  # [K, T], M times the direction
+  curvature: jax.Array  # [K, 1], product of the two
+  conjugate: jax.Array  # [K, 1] bool, the next direction is to be conjugate
 
 
-class _Attempts(NamedTuple):
-  """The attempts so far, and per row the best answer among them."""
-
-  count: jax.Array  # scalar int32
-  pivots: _Pivots
-  best: jax.Array  # [K, T]
-  residual: jax.Array  # [K, 1]
+def _dots(left: jax.Array, right: jax.Array) -> jax.Array:
+  """Products row by row, `[K, 1]`."""
+  return jnp.sum(left * right, axis=1, keepdims=True)
 
 
-def _pick(x: jax.Array, index: jax.Array) -> jax.Array:
-  """Entry `index[k]` of each row `k`, `[K, 1]`."""
-  return jnp.take_along_axis(x, index[:, None], axis=1)
+def _norm_bound(unit: jax.Array) -> jax.Array:
+  """An upper bound of the largest eigenvalue, at most `T^(1/16)` too large."""
+  scale = jnp.max(jnp.sum(jnp.abs(unit), axis=1))
+  power = unit / scale
+  for _ in range(3):
+    power = jnp.matmul(power, power, precision="highest")
+  return scale * jnp.sum(power * power) ** 0.0625
 
 
-def _pivot(
-  state: _Pivots, start: jax.Array, free: jax.Array, tol: float
-) -> _Pivots:
-  """One step of Lawson and Hanson's method, in every row at once.
+def _preconditioner(unit: jax.Array) -> jax.Array:
+  """Inverse of the matrix plus `_SHIFT`, one for all rows and supports."""
+  eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
+  factor = lax.linalg.cholesky(unit + _SHIFT * eye, symmetrize_input=False)
+  for transpose in (False, True):
+    eye = lax.linalg.triangular_solve(
+      factor, eye, left_side=True, lower=True, transpose_a=transpose
+    )
+  return eye
 
-  The tableau is the matrix after a symmetric sweep on the support `S`:
-  `-inv(M_SS)` on `S x S`, the Schur complement outside, with 2 added to the
-  diagonal on `S`. Thanks to the 2, both entering and leaving `S` are one
-  symmetric rank-one update. `column` is `M u` swept along: `-z_S` on the
-  support, and `M v` outside.
+
+def _advance(
+  unit: jax.Array,
+  inverse: jax.Array,
+  start: jax.Array,
+  free: jax.Array,
+  length: jax.Array,
+  tol: float,
+  state: _Gradients,
+) -> _Gradients:
+  """One step of MPRGP, in every row at once.
+
+  Conjugate gradients on the entries with `z > 0`; if that would leave `z >= 0`,
+  up to the bound, and then one projected gradient step. Entries at the bound
+  are let go once their gradient is longer than that of the others.
   """
-  dtype = start.dtype
-  target = jnp.where(state.support, -state.column, 0.0)
-  # Where the solution on the support has left z >= 0, go towards it as far as
-  # the bounds allow and drop the entry that blocks.
-  blocked = state.support & (target < 0)
-  ratio = state.extra / jnp.where(blocked, state.extra - target, 1.0)
-  ratio = jnp.where(blocked, ratio, 1.0)
-  # Elsewhere, take in the task that d hurts most, if any.
-  size = jnp.sum(jnp.abs(start + state.extra), axis=1, keepdims=True)
-  hurt = -state.column / jnp.where(size > 0, size, 1.0)
-  schur = jnp.diagonal(state.tableau, axis1=1, axis2=2)
-  wanted = ~state.support & free & (hurt > tol)
-  wanted &= schur > _PIVOT * float(jnp.finfo(dtype).eps)
-  # One reduction makes both choices: cosines are at most 1, ratios are in
-  # [0, 1], and dropping comes first.
-  key = jnp.where(blocked, 5.0 - ratio, jnp.where(wanted, hurt, 0.0))
-  chosen = jnp.argmax(key, axis=1)
-  top = _pick(key, chosen)
-  dropping, going = top > 3.0, top > 0.0
-  hot = jnp.arange(start.shape[1])[None, :] == chosen[:, None]
-  partway = state.extra + _pick(ratio, chosen) * (target - state.extra)
-  partway = jnp.where(hot, 0.0, partway)
-  extra = jnp.where(dropping, partway, target)
-
-  row = jnp.take_along_axis(state.tableau, chosen[:, None, None], axis=1)[:, 0]
-  row = row - jnp.where(hot & dropping, 2.0, 0.0).astype(dtype)
-  pivot = _pick(row, chosen)
-  sign = jnp.where(dropping, 1.0, -1.0).astype(dtype)
-  row = row + jnp.where(hot, sign, 0.0)
-  scaled = row * jnp.where(going, 1.0 / jnp.where(going, pivot, 1.0), 0.0)
-  # Else the row's chain of operations is fused into the update and evaluated
-  # anew for each of its K T T entries.
-  row, scaled = lax.optimization_barrier((row, scaled))
-  return _Pivots(
-    state.count + 1,
-    state.tableau - row[:, :, None] * scaled[:, None, :],
-    state.column - scaled * _pick(state.column, chosen),
-    extra,
-    state.support ^ (hot & going),
-    jnp.any(going),
+  z, slopes = state.extra, state.slopes
+  inner = jnp.where(z > 0, slopes, 0.0)
+  outer = jnp.where(free & (z <= 0), jnp.minimum(slopes, 0.0), 0.0)
+  excess = outer * outer - jnp.minimum(inner, z / length) * inner
+  inside = jnp.sum(excess, axis=1, keepdims=True) <= 0
+  ahead = jnp.matmul(inner, inverse, precision="highest")
+  ahead = jnp.where(z > 0, ahead, 0.0)
+  factor = over(_dots(ahead, state.image), state.curvature)
+  factor = jnp.where(state.conjugate, factor, 0.0)
+  direction = jnp.where(inside, ahead - factor * state.direction, outer)
+  image = jnp.matmul(direction, unit, precision="highest")
+  curvature = _dots(direction, image)
+  exact = over(_dots(slopes, direction), curvature)
+  down = direction > 0
+  reach = jnp.where(down, z / jnp.where(down, direction, 1.0), jnp.inf)
+  reach = jnp.min(reach, axis=1, keepdims=True)
+  part = jnp.minimum(exact, reach)
+  moved = jnp.maximum(z - part * direction, 0.0)
+  beyond = jnp.where(moved > 0, slopes - part * image, 0.0)
+  beyond = jnp.maximum(moved - length * beyond, 0.0)
+  moved = jnp.where(exact <= reach, moved, beyond)
+  slopes = jnp.matmul(start + moved, unit, precision="highest")
+  residual = residual_of(start, moved, slopes, free)
+  better = residual < state.residual
+  best = jnp.where(better, moved, state.best)
+  residual = jnp.where(better, residual, state.residual)
+  count = state.count + 1
+  return _Gradients(
+    count,
+    jnp.where(jnp.any(residual > tol), count, state.solved),
+    moved,
+    slopes,
+    best,
+    residual,
+    direction,
+    image,
+    curvature,
+    inside & (exact <= reach),
   )
 
 
 def _solve(
   unit: jax.Array, start: jax.Array, free: jax.Array, tol: float, max_iter: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Solves for `z` with unit diagonal; returns z, residuals and pivots."""
-  dtype = unit.dtype
-  eps = float(jnp.finfo(dtype).eps)
-  num_rows, num_tasks = start.shape
+) -> Found:
+  """Solves for `z` with unit diagonal."""
+  zeros, none = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
+  unsolved = jnp.full_like(start[:, :1], jnp.inf)
 
-  def slopes(extra):
-    return jnp.matmul(start + extra, unit, precision="highest")
+  def by_pivots(found):
+    return _dual_cone_pivots.solve(unit, start, free, tol, max_iter, found)
 
-  def attempt(state: _Attempts) -> _Attempts:
-    limit = state.pivots.count + max_iter
-    done = lax.while_loop(
-      lambda p: p.moving & (p.count < limit),
-      lambda p: _pivot(p, start, free, tol),
-      state.pivots,
-    )
-    # Refinement: residuals from the matrix itself, the tableau as its inverse.
-    refined = done.extra
-    for _ in range(_REFINEMENTS):
-      error = jnp.where(done.support, slopes(refined), 0.0)
-      step = jnp.einsum("kij,kj->ki", done.tableau, error, precision="highest")
-      step = step - 2.0 * error
-      refined = jnp.where(done.support, refined + step, 0.0)
-    answer = jnp.maximum(refined, 0.0)
-    found = slopes(answer)
-    wrong = jnp.where(answer > 0, jnp.abs(found), jnp.maximum(-found, 0.0))
-    wrong = jnp.max(jnp.where(free, wrong, 0.0), axis=1, keepdims=True)
-    size = jnp.sum(jnp.abs(start + answer), axis=1, keepdims=True)
-    residual = wrong / jnp.where(size > 0, size, 1.0)
-    better = residual < state.residual
-    best = jnp.where(better, answer, state.best)
-    best_residual = jnp.where(better, residual, state.residual)
-
-    # Next: go on from the refined values, or start again with a ridge.
-    restarts = state.count + 1 - _CONTINUED
-    again = (best_residual > tol) & (restarts >= 0)
-    power = jnp.asarray(10.0, dtype) ** jnp.maximum(restarts, 0).astype(dtype)
-    ridge = _RIDGE * eps * power * jnp.eye(num_tasks, dtype=dtype)
-    tableau = lax.cond(
-      jnp.any(again),
-      lambda t: jnp.where(again[:, :, None], (unit + ridge)[None], t),
-      lambda t: t,
-      done.tableau,
-    )
-    column = jnp.where(done.support, -refined, slopes(refined))
-    pivots = _Pivots(
-      done.count,
-      tableau,
-      jnp.where(again, start_slopes, column),
-      jnp.where(again, 0.0, answer),
-      done.support & ~again,
-      jnp.ones((), bool),
-    )
-    return _Attempts(state.count + 1, pivots, best, best_residual)
-
-  start_slopes = slopes(jnp.zeros_like(start))
-  pivots = _Pivots(
-    jnp.zeros((), jnp.int32),
-    jnp.broadcast_to(unit, (num_rows, num_tasks, num_tasks)),
-    start_slopes,
-    jnp.zeros_like(start),
-    jnp.zeros_like(start, bool),
-    jnp.ones((), bool),
+  if start.shape[1] < _FEW:
+    return by_pivots(Found(zeros, unsolved, none))
+  slopes = jnp.matmul(start, unit, precision="highest")
+  length = 1.9 / _norm_bound(unit)
+  inverse = _preconditioner(unit)
+  state = _Gradients(
+    none,
+    none,
+    zeros,
+    slopes,
+    zeros,
+    residual_of(start, zeros, slopes, free),
+    zeros,
+    zeros,
+    jnp.zeros_like(unsolved),
+    jnp.zeros_like(unsolved, bool),
   )
-  state = _Attempts(
-    jnp.zeros((), jnp.int32),
-    pivots,
-    jnp.zeros_like(start),
-    jnp.full((num_rows, 1), jnp.inf, dtype),
-  )
+  limit = _GRADIENTS * start.shape[1]
+
+  def proceed(s):
+    # Until all are solved, and a little longer: `solved` stands still then.
+    unsolved = jnp.any(s.residual > _AIM * tol)
+    return unsolved & (s.count < jnp.minimum(s.solved + _EXTRA, limit))
+
   state = lax.while_loop(
-    lambda s: jnp.any(s.residual > tol) & (s.count < _ATTEMPTS), attempt, state
+    proceed,
+    lambda s: _advance(unit, inverse, start, free, length, tol, s),
+    state,
   )
-  return state.best, jnp.max(state.residual), state.pivots.count
+  found = Found(state.best, state.residual, state.count)
+  # A loop of one trip, and not a condition: under `vmap` that would always run.
+  _, found = lax.while_loop(
+    lambda trip: trip[0],
+    lambda trip: (jnp.zeros((), bool), by_pivots(trip[1])),
+    (jnp.any(found.residual > tol), found),
+  )
+  return found
 
 
 def project_dual_cone(
@@ -199,10 +189,13 @@ def project_dual_cone(
 
   .. math:: \min_v v^\top M v \quad \text{subject to} \quad v \ge u.
 
-  Solved exactly, by Lawson and Hanson's active-set method on the matrix scaled
-  to unit diagonal, all rows of `vectors` side by side. Nothing is added to the
-  matrix of the answer, and the answer does not depend on the scale of the
-  gradients, nor on that of one of them.
+  Solved exactly, on the matrix scaled to unit diagonal, all rows of `vectors`
+  side by side: for few tasks by Lawson and Hanson's active-set method, from 12
+  on by conjugate gradients with proportioning (MPRGP), whose steps are products
+  with one matrix that all rows share. Rows that these leave unsolved are then
+  solved by the active-set method. Nothing is added to the matrix of the answer,
+  and the answer does not depend on the scale of the gradients, nor on that of
+  one of them.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix `M = G G^T` of the gradients.
@@ -213,8 +206,8 @@ def project_dual_cone(
       coefficients in `vectors` are ignored, and 0 is returned.
     tol: Largest residual that counts as solved. Default: 16 roundings of the
       solver's dtype (1.9e-6 in float32).
-    max_iter: Most pivots in one attempt; there are up to five, of which all but
-      the first are rare. Default: `3 T + 10`.
+    max_iter: Most pivots in one attempt of the active-set method; there are up
+      to five, of which all but the first are rare. Default: `3 T + 10`.
 
   Returns:
     A pair of
@@ -258,6 +251,10 @@ def project_dual_cone(
     <https://arxiv.org/abs/1706.08840>`_, 2017.
 
     Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23.
+
+    Dostál and Schöberl, Minimizing Quadratic Functions Subject to Bound
+    Constraints with the Rate of Convergence and Finite Termination,
+    Computational Optimization and Applications 30, 2005.
   """
   unit = _unit_gram.unit_gram(gram, active)
   dtype = unit.gram.dtype
@@ -275,6 +272,7 @@ def project_dual_cone(
   size = jnp.max(jnp.abs(start), axis=1, keepdims=True)
   size = jnp.where(size > 0, size, 1.0)
   free = jnp.broadcast_to(unit.present[None, :], start.shape)
-  extra, residual, count = _solve(unit.gram, start / size, free, tol, max_iter)
-  answer = lower + extra * size / unit.norms[None, :]
-  return unit.poison(answer), unit.certify(residual, count, tol)
+  found = _solve(unit.gram, start / size, free, tol, max_iter)
+  answer = lower + found.extra * size / unit.norms[None, :]
+  residual = jnp.max(found.residual)
+  return unit.poison(answer), unit.certify(residual, found.count, tol)

@@ -1,4 +1,4 @@
-"""What is read off the eigendecomposition of the Gram matrix.
+"""What the pseudo-inverse and the eigenvalues of the Gram matrix give.
 
 IMTL-G's and ConFIG's equal projections, and Aligned-MTL's balancing of the
 singular values. Gradients may be linearly dependent: everything is a
@@ -6,96 +6,22 @@ pseudo-inverse, with eigenvalues below `T * eps` of the largest taken for zero,
 `T` being the number of tasks that take part.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from optax_mtl.solvers import _certificate, _unit_gram
+from optax_mtl.solvers import (
+  _certificate,
+  _compensated,
+  _equal_projections,
+  _unit_gram,
+)
+from optax_mtl.solvers._compensated import Pair
 
 _SCALES = ("min", "median", "rmse")
-
-
-class _Spectrum(NamedTuple):
-  """Eigenpairs in ascending order, and which of them count."""
-
-  values: jax.Array  # [T], 1 where not kept
-  vectors: jax.Array  # [T, T], one eigenvector per column
-  kept: jax.Array  # [T] bool
-
-
-class _EqualProjections(NamedTuple):
-  """The least-norm, least-squares solution of `M x = 1` at unit diagonal."""
-
-  gram: jax.Array  # [T, T], zeros for absent tasks
-  solution: jax.Array  # [T], x
-  square: jax.Array  # scalar, x M x
-  rest: jax.Array  # [T], the part of the ones vector that M sends to zero
-  count: jax.Array  # scalar, how many tasks take part
-  eps: float
-
-
-def _among(unit: _unit_gram.UnitGram, matrix: jax.Array) -> jax.Array:
-  """Zeros the rows and columns of absent tasks, so that they have rank 0."""
-  both = unit.present[:, None] & unit.present[None, :]
-  return jnp.where(both, matrix, 0.0)
-
-
-def _count(unit: _unit_gram.UnitGram) -> jax.Array:
-  """Number of tasks that take part, at least 1."""
-  count = jnp.sum(unit.present.astype(unit.gram.dtype))
-  return jnp.maximum(count, 1.0)
-
-
-def _spectrum(matrix: jax.Array, count: jax.Array) -> _Spectrum:
-  """Eigendecomposition with the rank decided."""
-  values, vectors = jnp.linalg.eigh(matrix)
-  eps = float(jnp.finfo(matrix.dtype).eps)
-  kept = values > values[-1] * count * eps
-  return _Spectrum(jnp.where(kept, values, 1.0), vectors, kept)
-
-
-def _equal_projections(unit: _unit_gram.UnitGram) -> _EqualProjections:
-  """Solves `M x = 1` on the range of the unit-diagonal Gram matrix."""
-  gram = _among(unit, unit.gram)
-  count = _count(unit)
-  eps = float(jnp.finfo(gram.dtype).eps)
-  spectrum = _spectrum(gram, count)
-  ones = unit.present.astype(gram.dtype)
-
-  def components(vector):
-    found = jnp.matmul(vector, spectrum.vectors, precision="highest")
-    return jnp.where(spectrum.kept, found, 0.0)
-
-  def combine(coefficients):
-    return jnp.matmul(spectrum.vectors, coefficients, precision="highest")
-
-  # What rounding leaves of a component that is zero must not be normalised to
-  # one: two opposite gradients have no projection in common but zero.
-  target = components(ones)
-  target = jnp.where(
-    jnp.abs(target) > 4.0 * eps * count * jnp.sqrt(count), target, 0.0
-  )
-  scaled = target / spectrum.values
-  solution = combine(scaled)
-  # One step of refinement, within the directions that carry a component.
-  error = components(
-    combine(target) - jnp.matmul(gram, solution, precision="highest")
-  )
-  error = jnp.where(target == 0, 0.0, error) / spectrum.values
-  solution = jnp.where(unit.present, solution + combine(error), 0.0)
-  square = jnp.sum(target * scaled)
-  rest = jnp.where(unit.present, ones - combine(target), 0.0)
-  return _EqualProjections(gram, solution, square, rest, count, eps)
-
-
-def _spread(parts: _EqualProjections, present, coefficients) -> jax.Array:
-  """How far the projections are from equal, relative to all their terms."""
-  projections = jnp.matmul(parts.gram, coefficients, precision="highest")
-  middle = jnp.sum(projections) / parts.count
-  spread = jnp.max(jnp.where(present, jnp.abs(projections - middle), 0.0))
-  size = jnp.sum(jnp.abs(coefficients))
-  return spread / jnp.where(size > 0, size, 1.0)
+# Up to so many tasks an eigensolver works on the whole tridiagonal matrix, and
+# that is nearly as good as what else takes its place.
+_FEW = 16
 
 
 def equal_projections(
@@ -115,6 +41,11 @@ def equal_projections(
   combination of the gradients that vanishes, if the weights of that one sum to
   anything, else equal weights. Two opposite gradients get
   :math:`w_i \propto 1 / \|g_i\|`, which makes them cancel.
+
+  For linearly independent gradients the weights are those of the matrix as it
+  is given, to about one rounding each. What the rounding of the matrix itself
+  does to them is beyond any solver: :math:`\epsilon / (1 + c)` for two
+  gradients with cosine `c`, as an example.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
@@ -151,34 +82,35 @@ def equal_projections(
   """
   unit = _unit_gram.unit_gram(gram, active)
   tol = _unit_gram.tolerance(tol, 64.0)
-  parts = _equal_projections(unit)
+  parts = _equal_projections.solve_equal_projections(gram, unit)
   # Only ratios of the lengths count; this way none of them overflows.
-  shortest = jnp.min(jnp.where(unit.present, unit.norms, jnp.inf))
-  shrink = jnp.where(unit.present, shortest / unit.norms, 0.0)
+  powers = parts.binary.powers
+  smallest = jnp.min(jnp.where(unit.present, powers, jnp.inf))
+  largest = jnp.max(jnp.where(unit.present, powers, 0.0))
+  shrink = jnp.where(unit.present, smallest / powers, 0.0)
+  grow = jnp.where(unit.present, powers / largest, 0.0)
 
-  def total(x):
-    """The sum of the weights, 0 where it is nothing but rounding."""
-    terms = x * shrink
-    found = jnp.sum(terms)
+  def counts(terms):
+    """Whether the sum of the weights is more than rounding."""
     floor = 4.0 * parts.eps * parts.count * jnp.sum(jnp.abs(terms))
-    return jnp.where(jnp.abs(found) > floor, found, 0.0)
+    return jnp.abs(jnp.sum(terms)) > floor
 
-  equal = jnp.where(unit.present, unit.norms / shortest, 0.0)
-  equal = equal / jnp.maximum(jnp.max(equal), 1.0)
-  sum_solution, sum_rest = total(parts.solution), total(parts.rest)
-  chosen = jnp.where(
-    sum_solution != 0,
-    parts.solution,
-    jnp.where(sum_rest != 0, parts.rest, equal),
+  terms = Pair(parts.solution.high * shrink, parts.solution.low * shrink)
+  rest = parts.rest / parts.binary.lengths.high * shrink
+  solved = counts(terms.high)
+  # The combination that vanishes, or equal weights, instead of the solution.
+  instead = jnp.where(counts(rest), rest, unit.present.astype(rest.dtype))
+  terms = Pair(
+    jnp.where(solved, terms.high, instead), jnp.where(solved, terms.low, 0.0)
   )
-  # The largest coefficient is brought to 1 first, so that neither the weights
-  # nor the residual depend on the scale at hand.
-  largest = jnp.max(jnp.abs(chosen))
-  chosen = chosen / jnp.where(largest > 0, largest, 1.0)
-  weights = chosen * shrink
-  sum_weights = jnp.sum(weights)
-  weights = weights / jnp.where(sum_weights != 0, sum_weights, 1.0)
-  residual = _spread(parts, unit.present, chosen)
+  sum_terms = _compensated.total(terms)
+  sum_terms = Pair(
+    jnp.where(sum_terms.high != 0, sum_terms.high, 1.0), sum_terms.low
+  )
+  weights = _compensated.divide(terms, sum_terms).high
+  weights = jnp.where(unit.present, weights, 0.0)
+  answer = Pair(weights * grow, jnp.zeros_like(weights))
+  residual = _equal_projections.spread(parts, unit.present, answer)
   return unit.poison(weights), unit.certify(residual, 0, tol)
 
 
@@ -194,7 +126,8 @@ def conflict_free_direction(
   gradients: the same, non-negative cosine to each of them. Where gradients are
   linearly dependent and there is no such direction, it is the least-squares
   one; where that is zero, as for two opposite gradients, all coefficients are 0
-  and `converged` is False.
+  and `converged` is False. The coefficients are as exact as the weights of
+  `equal_projections`.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
@@ -230,16 +163,55 @@ def conflict_free_direction(
   """
   unit = _unit_gram.unit_gram(gram, active)
   tol = _unit_gram.tolerance(tol, 64.0)
-  parts = _equal_projections(unit)
+  parts = _equal_projections.solve_equal_projections(gram, unit)
   exists = parts.square > 0
   scale = jnp.where(
     exists, 1.0 / jnp.sqrt(jnp.where(exists, parts.square, 1.0)), 0.0
   )
-  x = parts.solution * scale
-  residual = _spread(parts, unit.present, x)
+  x = _compensated.scale(parts.solution, scale)
+  answer = Pair(x, jnp.zeros_like(x))
+  residual = _equal_projections.spread(parts, unit.present, answer)
   missing = jnp.any(unit.present) & ~exists
   residual = jnp.where(missing, 1.0, residual)
-  return unit.poison(x / unit.norms), unit.certify(residual, 0, tol)
+  return unit.poison(x / parts.binary.powers), unit.certify(residual, 0, tol)
+
+
+def _decompose(
+  gram: jax.Array, unit: _unit_gram.UnitGram, order: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """The matrix in the given order, over its largest entry, and its eigenpairs.
+
+  The eigenvalues ascend. Where the lengths of the gradients are far apart, but
+  not their directions close, the singular values of Cholesky's factor have all
+  their digits, and those are the roots of the eigenvalues; an eigensolver's
+  errors are roundings of the largest one.
+  """
+  binary = _compensated.binary_gram(gram, unit)
+  dtype = binary.gram.dtype
+  eps = float(jnp.finfo(dtype).eps)
+  present = unit.present[order]
+  powers = jnp.where(present, binary.powers[order], 0.0)
+  relative = powers / jnp.where(powers[0] > 0, powers[0], 1.0)
+  scaled = binary.gram[order][:, order]
+  matrix = scaled * relative[:, None] * relative[None, :]
+  if len(order) <= _FEW:
+    return matrix, *jnp.linalg.eigh(matrix)
+  factor = lax.linalg.cholesky(scaled, symmetrize_input=False)
+  # A pivot is the part of a gradient that is no combination of longer ones.
+  pivot = jnp.min(jnp.diagonal(factor))
+  independent = jnp.square(pivot) > 64.0 * eps * len(order)
+  graded = jnp.min(jnp.where(present, relative, 1.0)) < 0.25
+
+  def by_factor():
+    vectors, roots, _ = jnp.linalg.svd(
+      factor * relative[:, None], full_matrices=False
+    )
+    return jnp.square(roots[::-1]), vectors[:, ::-1]
+
+  values, vectors = lax.cond(
+    graded & independent, by_factor, lambda: tuple(jnp.linalg.eigh(matrix))
+  )
+  return matrix, values, vectors
 
 
 def aligned_weights(
@@ -278,7 +250,8 @@ def aligned_weights(
     - A `Certificate`; `residual` is the largest entry of :math:`B M B -
       \lambda_s V V^\top` relative to :math:`\lambda_s`, where `w = B p`.
       Rounding puts it at about :math:`\epsilon \lambda_{\max} /
-      \lambda_{\min}`, over the eigenvalues kept. `iterations` is 0.
+      \lambda_{\min}`, over the eigenvalues kept; much lower where only the
+      lengths of the gradients are far apart. `iterations` is 0.
 
   Raises:
     ValueError: If `scale` is not one of the three, a shape does not fit, or
@@ -312,11 +285,16 @@ def aligned_weights(
       f"{preference.shape}."
     )
   preference = jnp.where(unit.present, preference.astype(dtype), 0.0)
-  relative = jnp.where(unit.present, unit.norms, 0.0)
-  longest = jnp.max(relative)
-  relative = relative / jnp.where(longest > 0, longest, 1.0)
-  matrix = _among(unit, unit.gram) * relative[:, None] * relative[None, :]
-  spectrum = _spectrum(matrix, _count(unit))
+  # By descending length: LAPACK then keeps the digits of small eigenvalues of
+  # a matrix that is graded.
+  order = jnp.argsort(
+    jnp.where(unit.present, unit.norms, -1.0), descending=True
+  )
+  matrix, values, vectors = _decompose(gram, unit, order)
+  spectrum = _equal_projections.with_rank(
+    values, vectors, _equal_projections.number(unit)
+  )
+  preference = preference[order]
   kept = spectrum.kept
   rank = jnp.sum(kept.astype(jnp.int32))
   # Ascending, so that those kept are the last `rank` ones.
@@ -333,7 +311,7 @@ def aligned_weights(
   basis = spectrum.vectors
   balance = jnp.matmul(basis * root[None, :], basis.T, precision="highest")
   weights = jnp.matmul(balance, preference, precision="highest")
-  weights = jnp.where(unit.present, weights, 0.0)
+  weights = jnp.where(unit.present, weights[jnp.argsort(order)], 0.0)
   projector = jnp.matmul(
     basis * kept.astype(dtype)[None, :], basis.T, precision="highest"
   )
