@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks._output import new_table
-from optax_mtl._plot_base import bare_axes, line_style
+from optax_mtl._plot_base import bare_axes, legend_beside, line_style
 
 Cell = dict[str, Any]
 
@@ -285,8 +285,7 @@ def figure(cells: Sequence[Cell], settings: dict) -> Any:
       bare_axes(ax)
   for ax in axes[-1]:
     ax.set_xlabel("parameters")
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  result.legend(handles, labels, loc="outside right center", frameon=False)
+  legend_beside(result, axes[0, 0])
   result.suptitle(
     f"{settings['machine']['processor']}, {settings['threads']} thread(s)",
     fontsize="small",

@@ -1,8 +1,9 @@
 """What things cost, counted and not timed: `python -m benchmarks.cost`.
 
 Compiled FLOPs, bytes accessed and temporary memory of updates and training
-steps, and iterations of the solvers to their certificates. None of it depends
-on how busy the machine is, so a test compares it with what was recorded in
+steps, and iterations of the solvers to their certificates. XLA counts the body
+of a loop once, however often it runs. None of it depends on how busy the
+machine is, so a test compares it with what was recorded in
 `benchmarks/cost.json`; `--write` records anew.
 """
 

@@ -256,7 +256,12 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
   """File name -> figure."""
   from matplotlib.figure import Figure
 
-  from optax_mtl._plot_base import COLOURS, bare_axes, line_style
+  from optax_mtl._plot_base import (
+    COLOURS,
+    bare_axes,
+    legend_beside,
+    line_style,
+  )
 
   def panels(titles, width):
     figure = Figure(figsize=(width, 3.4), layout="constrained")
@@ -266,10 +271,6 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
       ax.set_yscale("log")
       bare_axes(ax)
     return figure, axes
-
-  def legend(figure, ax):
-    handles, labels = ax.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
 
   result = {}
   rows = data["against_tasks"]
@@ -293,7 +294,7 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
       ax.set_xscale("log", base=2)
       ax.set_xlabel("tasks")
     axes[0].set_ylabel("milliseconds")
-    legend(figure, axes[0])
+    legend_beside(figure, axes[0])
     result["solvers_time.png"] = figure
   gaps = data["convergence"]
   if gaps:
@@ -307,7 +308,7 @@ def figures(data: dict[str, Any]) -> dict[str, Any]:
       ax.set_xscale("log")
       ax.set_xlabel("iterations")
     axes[0].set_ylabel("relative duality gap")
-    legend(figure, axes[0])
+    legend_beside(figure, axes[0])
     result["solvers_convergence.png"] = figure
   return result
 

@@ -98,6 +98,18 @@ def line_style(index: int) -> dict[str, Any]:
   }
 
 
+def legend_beside(figure: Any, ax: Any) -> None:
+  """What the lines of one panel mean, right of all; dashes show as such."""
+  handles, labels = ax.get_legend_handles_labels()
+  figure.legend(
+    handles,
+    labels,
+    loc="outside right center",
+    frameon=False,
+    handlelength=3.5,
+  )
+
+
 def marker_style(index: int) -> dict[str, Any]:
   marker = _MARKERS[index % len(_MARKERS)]
   return {
