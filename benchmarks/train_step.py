@@ -65,7 +65,10 @@ def _variants(num_tasks: int) -> dict[str, tuple[str, Any]]:
 
 
 def make_step(
-  network: step_networks.Network, num_tasks: int, label: str
+  network: step_networks.Network,
+  num_tasks: int,
+  label: str,
+  donate: bool = True,
 ) -> tuple[Callable, Any, Any]:
   """The compiled step of one variant, and the params and state it starts from.
 
@@ -73,6 +76,7 @@ def make_step(
     network: What is trained.
     num_tasks: The number of tasks.
     label: "plain" or a key of the variants.
+    donate: Whether the step may write over the params and the state.
 
   Returns:
     `(compiled, params, state)`, with `compiled(params, state, x, y)`.
@@ -96,7 +100,7 @@ def make_step(
     return optax.apply_updates(params, updates), state, losses
 
   state = tx.init(params)
-  lowered = jax.jit(step, donate_argnums=(0, 1)).lower(
+  lowered = jax.jit(step, donate_argnums=(0, 1) if donate else ()).lower(
     params, state, network.x, network.y
   )
   return lowered.compile(), params, state
@@ -111,14 +115,16 @@ def _time(compiled, params, state, x, y) -> tuple[float, Any, Any]:
   return (time.perf_counter() - start) / _BLOCK, params, state
 
 
-def measure(name: str, num_tasks: int, repeats: int, advance: Callable) -> list:
+def measure(
+  name: str, num_tasks: int, repeats: int, donate: bool, advance: Callable
+) -> list:
   """Rows of one network and number of tasks, the plain step first."""
   network = step_networks.build(name, num_tasks)
   x, y = jnp.asarray(network.x), jnp.asarray(network.y)
   cells = {}
   for label in ("plain", *_variants(num_tasks)):
     start = time.perf_counter()
-    compiled, params, state = make_step(network, num_tasks, label)
+    compiled, params, state = make_step(network, num_tasks, label, donate)
     cells[label] = {
       "compile_seconds": time.perf_counter() - start,
       "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
@@ -178,25 +184,26 @@ def _resident_peak(reset: bool = False) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def resident_growth(name: str, num_tasks: int, label: str) -> float:
+def resident_growth(
+  name: str, num_tasks: int, label: str, donate: bool
+) -> float:
   """MiB by which the resident set grows while a step first runs."""
   network = step_networks.build(name, num_tasks)
   x, y = jnp.asarray(network.x), jnp.asarray(network.y)
-  compiled, params, state = make_step(network, num_tasks, label)
+  compiled, params, state = make_step(network, num_tasks, label, donate)
   jax.block_until_ready((params, state))
   before = _resident_peak(reset=True)
   jax.block_until_ready(compiled(params, state, x, y))
   return _resident_peak() - before
 
 
-def _add_resident(rows: list, advance: Callable) -> None:
+def _add_resident(rows: list, donate: bool, advance: Callable) -> None:
   """Measures each row's resident growth in a process of its own."""
   for row in rows:
     call = [row["network"], str(row["tasks"]), row["step"]]
-    command = [sys.executable, "-m", "benchmarks.train_step", "--resident"]
-    done = subprocess.run(
-      [*command, *call], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "benchmarks.train_step"]
+    command += ["--resident", *call] + ([] if donate else ["--no-donate"])
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     row["resident_mib"] = float(done.stdout.split()[-1])
     advance()
 
@@ -269,6 +276,11 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--no-torch", action="store_true")
   parser.add_argument("--no-resident", action="store_true")
+  parser.add_argument(
+    "--no-donate",
+    action="store_true",
+    help="do not let a step write over the params and the state",
+  )
   parser.add_argument("--resident", nargs=3, help=argparse.SUPPRESS)
   parser.add_argument(
     "--out", type=pathlib.Path, default=pathlib.Path("out/train_step")
@@ -276,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.resident:
     name, num_tasks, label = args.resident
-    print(resident_growth(name, int(num_tasks), label))
+    growth = resident_growth(name, int(num_tasks), label, not args.no_donate)
+    print(growth)
     return 0
   console = Console()
   if not console.is_terminal:
@@ -290,9 +303,11 @@ def main(argv: Sequence[str] | None = None) -> int:
       bar = progress.add_task("training steps", total=total)
       for name, num_tasks in pairs:
         advance = lambda: progress.advance(bar)  # noqa: E731
-        new = measure(name, num_tasks, args.repeats, advance)
+        new = measure(
+          name, num_tasks, args.repeats, not args.no_donate, advance
+        )
         if not args.no_resident:
-          _add_resident(new, advance)
+          _add_resident(new, not args.no_donate, advance)
         rows += new
         if peer is not None:
           rows += peer.measure(name, num_tasks, args.repeats, _BLOCK)
