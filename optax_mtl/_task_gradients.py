@@ -169,10 +169,13 @@ def map_units(fun: Any, units: jax.Array, chunk_size: int | None) -> Any:
   def in_turn(units):
     return jax.lax.map(fun, units)
 
+  at_once = jax.vmap(fun)
   if chunk_size is None:
-    return jax.lax.platform_dependent(units, cpu=in_turn, default=jax.vmap(fun))
+    return jax.lax.platform_dependent(units, cpu=in_turn, default=at_once)
   if chunk_size == 1:
     return in_turn(units)
+  if chunk_size >= units.shape[0]:
+    return at_once(units)  # no loop of one trip, nor one of none
   return jax.lax.map(fun, units, batch_size=chunk_size)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from optax_mtl.solvers._scaling import over
+
 # A gradient whose squared distance from the span of the support, relative to
 # its own square, is below this many roundings is taken to be in the span.
 _DEPENDENT = 64.0
@@ -66,11 +68,6 @@ class _Attempts(NamedTuple):
   pivots: _Pivots
   best: jax.Array  # [T]
   residual: jax.Array  # scalar
-
-
-def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-  """Division by what is not negative; by 1 where it is zero."""
-  return numerator / jnp.where(denominator > 0, denominator, 1.0)
 
 
 def _updated(state: _Pivots) -> jax.Array:

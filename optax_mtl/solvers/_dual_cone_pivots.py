@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from optax_mtl.solvers._scaling import over
+
 # A gradient whose squared distance from the span of the support, relative to
 # its own square, is below this many roundings is taken to be in the span: the
 # Gram matrix itself cannot tell.
@@ -47,11 +49,6 @@ class _Attempts(NamedTuple):
   pivots: _Pivots
   best: jax.Array  # [K, T]
   residual: jax.Array  # [K, 1]
-
-
-def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-  """Division; by 1 where the denominator is not positive."""
-  return numerator / jnp.where(denominator > 0, denominator, 1.0)
 
 
 def _pick(x: jax.Array, index: jax.Array) -> jax.Array:

@@ -11,6 +11,11 @@ import jax.numpy as jnp
 dot = functools.partial(jnp.dot, precision="highest")
 
 
+def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+  """Division; by 1 where the denominator is not positive."""
+  return numerator / jnp.where(denominator > 0, denominator, 1.0)
+
+
 class ScaledGram(NamedTuple):
   """A Gram matrix as cosines and lengths; see `scale_gram`.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from optax_mtl.solvers import _cagrad_pivots, _certificate, _unit_gram
-from optax_mtl.solvers._cagrad_pivots import over
+from optax_mtl.solvers._scaling import over
 
 # From so many tasks on, blocks are faster than pivots alone.
 _FEW = 5

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from optax_mtl.solvers import _certificate, _dual_cone_pivots, _unit_gram
-from optax_mtl.solvers._dual_cone_pivots import Found, over, residual_of
+from optax_mtl.solvers._dual_cone_pivots import Found, residual_of
+from optax_mtl.solvers._scaling import over
 
 # From so many tasks on, conjugate gradients are faster than pivots alone: their
 # step costs products [K, T] x [T, T], and not a pass over K tableaus.
