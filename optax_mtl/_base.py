@@ -19,7 +19,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl._task_gradients import (
+from optax_mtl.sources.task_gradients import (
   TaskGradients,
   as_task_gradients,
 )

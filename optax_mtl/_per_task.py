@@ -6,7 +6,7 @@ import jax
 import optax
 
 from optax_mtl import _checks
-from optax_mtl._task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 def per_task(

@@ -10,7 +10,8 @@ from optax_mtl import _checks, metrics
 from optax_mtl._base import WeightedCombination
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._per_task import per_task
-from optax_mtl._task_gradients import as_task_gradients, tree_finite
+from optax_mtl.linalg import tree_finite
+from optax_mtl.sources.task_gradients import as_task_gradients
 
 __all__ = [
   "AccumulateState",
