@@ -5,12 +5,6 @@ from types import MappingProxyType as _MappingProxyType
 from optax_mtl import metrics, pareto, solvers
 from optax_mtl._base import METHODS as _METHODS
 from optax_mtl._base import MethodInfo
-from optax_mtl.sources import (
-  value_and_representation_grads,
-  value_and_task_batch_grads,
-  value_and_task_grads,
-)
-from optax_mtl.sources.task_gradients import TaskGradients
 from optax_mtl.methods.aligned_mtl import aligned_mtl
 from optax_mtl.methods.cagrad import cagrad
 from optax_mtl.methods.config import config
@@ -31,6 +25,12 @@ from optax_mtl.methods.uncertainty import (
 )
 from optax_mtl.methods.upgrad import upgrad
 from optax_mtl.pareto.pareto_mtl import pareto_mtl
+from optax_mtl.sources import (
+  value_and_representation_grads,
+  value_and_task_batch_grads,
+  value_and_task_grads,
+)
+from optax_mtl.sources.task_gradients import TaskGradients
 from optax_mtl.wrappers import (
   accumulate,
   per_task,

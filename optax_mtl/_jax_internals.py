@@ -6,7 +6,6 @@ meaning, what stands here falls back on a form that is right and merely slower,
 or that says less. A test removes each name and runs what depends on it.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
