@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl._jax_internals import vary, varying_axes
 
 # Up to this many tasks the loop multiplies pairs of rows; a dense product's
 # packing costs more than the arithmetic there.
@@ -153,11 +153,11 @@ def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
   else:
     step = multiply
     init = jnp.zeros((num_tasks, num_tasks), dtype)
-  init = jax.tree.map(lambda x: vary(x, axes), init)
+  init = jax.tree.map(lambda x: _jax_internals.vary(x, axes), init)
   total, _ = jax.lax.scan(step, init, (jnp.asarray(leaf), jnp.asarray(number)))
   if not by_pairs:
     return total
-  result = vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+  result = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
   for (i, j), entry in zip(pairs, total, strict=True):
     result = result.at[i, j].set(jnp.sum(entry))
   return result
@@ -177,12 +177,13 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
   sizes = [leaf.size // num_tasks for leaf in leaves]
   columns = block_columns(num_tasks, sum(sizes))
   direct = direct_columns(num_tasks)
-  axes = frozenset().union(*(varying_axes(leaf) for leaf in leaves))
-  total = vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
+  axes = frozenset().union(*map(_jax_internals.varying_axes, leaves))
+  zeros = jnp.zeros((num_tasks, num_tasks), solver_dtype())
+  total = _jax_internals.vary(zeros, axes)
   large, tiny = [], []
   for leaf, size in zip(leaves, sizes, strict=True):
     # Free: on one device the leaf is contiguous.
-    rows = vary(leaf.reshape(num_tasks, size), axes)
+    rows = _jax_internals.vary(leaf.reshape(num_tasks, size), axes)
     whole = size // columns * columns if size > direct else 0
     if whole:
       if jnp.issubdtype(rows.dtype, jnp.complexfloating):

@@ -89,7 +89,7 @@ def _gram(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
 
     def on_cpu(*leaves: jax.Array) -> jax.Array:
       local = functools.partial(cpu.gram, num_tasks=num_tasks)
-      return jax.lax.cond(_jax_internals.is_local(), local, plain, *leaves)
+      return _jax_internals.if_local(local, plain, *leaves)
 
     total = jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=plain)
   # One triangle decides for both: products of equal rows may be summed in

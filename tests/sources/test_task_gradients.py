@@ -193,7 +193,6 @@ def test_losses_of_a_dict_keep_their_names(kind):
   assert_trees_close(values, losses(PARAMS, X))
   assert all(jnp.shape(value) == () for value in values.values())
   assert grads.names == ("task 0", "task 1", "task 2")
-  assert grads.on_trunk is not None
   with pytest.raises(ValueError, match=r"3 tasks \(task 0, task 1, task 2\)"):
     as_task_gradients(grads, 2)
 
@@ -344,7 +343,9 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
   bound = 1.5 * num_tasks * trunk + size / 2
   assert knows.memory_analysis().temp_size_in_bytes < bound < 3 * size
   flops = lambda program: program.cost_analysis()["flops"]  # noqa: E731
-  assert flops(knows) < 0.6 * flops(stacked)
+  # Products, forward and backward: 9 + T (1 + 2 T) of the stack, 9 + T (1 + T)
+  # and T for the heads of the other, 89 of 145.
+  assert flops(knows) < 0.65 * flops(stacked)
   for a, b in zip(
     jax.tree.leaves(stacked(params, x)),
     jax.tree.leaves(knows(params, x)),
