@@ -66,8 +66,9 @@ def hard_losses(name):
   return losses
 
 
-@pytest.mark.parametrize("chunk_size", [None, 2])
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize(
+  "name, chunk_size", [*((name, None) for name in FUNCTIONS), ("isnan", 2)]
+)
 def test_a_backward_pass_that_cannot_be_transposed(name, chunk_size):
   losses = hard_losses(name)
   grads_of = optax_mtl.value_and_task_grads(
@@ -91,9 +92,7 @@ def test_a_backward_pass_that_cannot_be_transposed(name, chunk_size):
     np.testing.assert_allclose(combined, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "num_tasks, chunk_size", [(1, 1), (5, 2), (5, 3), (4, 2)]
-)
+@pytest.mark.parametrize("num_tasks, chunk_size", [(1, 1), (5, 2), (4, 2)])
 def test_pairs_of_chunks(num_tasks, chunk_size):
   """Chunks that do not divide the tasks; no more than two are held."""
   matrix = np.random.default_rng(0).standard_normal((num_tasks, 1000))
@@ -101,7 +100,7 @@ def test_pairs_of_chunks(num_tasks, chunk_size):
   function = with_backward(loops)
 
   def gram(p):
-    losses = lambda p: jnp.sum(matrix * function(p), 1)  # noqa: E731
+    losses = lambda p: matrix @ function(p)  # noqa: E731
     _, grads = optax_mtl.value_and_task_grads(
       losses, source="implicit", chunk_size=chunk_size
     )(p)
@@ -168,7 +167,7 @@ def half_source(kind, dtype):
   "kind", ["stacked", "trunk", "implicit", "representation"]
 )
 def test_losses_in_half_precision(kind, dtype):
-  """Neither the Gram matrix nor the weights pass through the losses' dtype."""
+  """Gram matrix and weights do not pass through the losses' dtype."""
   params = {"trunk": jnp.zeros(2), "head": jnp.zeros(1)}
 
   @jax.jit
