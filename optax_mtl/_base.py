@@ -185,7 +185,8 @@ class Step:
     # backend would pass that wish on to the products that the Gram matrix is
     # made of, which then take three times as long.
     gram = with_layout_constraint(
-      self._gradients.gram(mask), Layout(major_to_minor=(0, 1))
+      self._gradients.gram(mask if self._gradients.at_params else None),
+      Layout(major_to_minor=(0, 1)),
     )
     if self._keep is None:
       return gram
