@@ -13,3 +13,9 @@ from optax_mtl.solvers.spectral import (
   conflict_free_direction as conflict_free_direction,
 )
 from optax_mtl.solvers.spectral import equal_projections as equal_projections
+from optax_mtl.solvers._certificate import initial_certificate as initial_certificate
+from optax_mtl.solvers._compensated import combined_products
+from optax_mtl.solvers import _scaling
+import jax.numpy as _jnp
+def combined_norm(gram, weights):
+  return _jnp.sqrt(_jnp.maximum(weights@gram@weights,0))

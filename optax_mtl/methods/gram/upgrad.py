@@ -1,22 +1,21 @@
 """UPGrad: each gradient projected on the directions that hurt no task."""
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
-import optax
 
-from optax_mtl import _base, _checks
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.methods._solved import solved_weights, task_shares
-from optax_mtl.solvers import project_dual_cone
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.methods.gram._shares import check_preference, task_shares
+from optax_mtl.solvers import Certificate, project_dual_cone
 
 
-@_base.method(
+@method(
   paper="Quinton & Rey, Jacobian Descent for Multi-Objective Optimization, "
   "2024",
   url="https://arxiv.org/abs/2406.16232",
-  family="gram",
-  uses_gram=True,
   weights_sum="at least 1",
   claims=[
     "descends",
@@ -26,13 +25,8 @@ from optax_mtl.solvers import project_dual_cone
   ],
 )
 def upgrad(
-  num_tasks: int,
-  preference: Any = None,
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  num_tasks: int, preference: _checks.TaskValues | None = None
+) -> WeightRule[Certificate]:
   """Unconflicting projection of gradients: the mean of projected gradients.
 
   `d = Σ p_i π(g_i)`, where `π` projects on the dual cone of the gradients, the
@@ -44,14 +38,9 @@ def upgrad(
 
   Args:
     num_tasks: The number of tasks `T`.
-    preference: What each task counts, `p` [T], non-negative. None (default):
-      1/T, over the active tasks.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
+    preference: What each task counts, `p` [T], non-negative: a sequence in the
+      order of the rows, or a dict by the tasks' names. Active tasks share what
+      absent ones leave, in proportion. None (default): 1/T.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -74,21 +63,14 @@ def upgrad(
     Quinton & Rey, `Jacobian Descent for Multi-Objective Optimization
     <https://arxiv.org/abs/2406.16232>`_, 2024.
   """
-  if preference is not None:
-    preference = _checks.task_vector(preference, num_tasks, "preference")
+  given = check_preference(preference, num_tasks)
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     rows = jnp.diag(step.active.astype(solver_dtype()))
     projected, certificate = project_dual_cone(
       step.gram(), rows, active=step.active
     )
-    return task_shares(preference, step) @ projected, certificate
+    shares = task_shares(given, step)
+    return jnp.matmul(shares, projected, precision="highest"), certificate
 
-  return solved_weights(
-    "upgrad",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

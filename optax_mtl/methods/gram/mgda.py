@@ -1,16 +1,20 @@
 """MGDA: the shortest vector in the convex hull of the task gradients."""
 
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.experimental import checkify
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import solved_weights
-from optax_mtl.solvers import min_norm
+from optax_mtl import _checks, _jax_internals
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.solvers import Certificate, min_norm
+
+
+Solver = Literal["wolfe", "pairwise", "away", "vanilla"]
 
 _NORMALIZATIONS = (None, "l2", "loss", "loss+")
 
@@ -26,16 +30,16 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
     if (np.asarray(losses) < 0).any():
       raise ValueError(message.format(losses=np.asarray(losses)))
     return losses
-  checkify.debug_check(jnp.all(losses >= 0), message, losses=losses)
+  _jax_internals.debug_check(
+    jnp.all(losses >= 0), message, losses=losses
+  )
   return jnp.where(losses < 0, jnp.nan, losses)
 
 
-@_base.method(
+@method(
   paper="Sener & Koltun, Multi-Task Learning as Multi-Objective Optimization, "
   "NeurIPS 2018; Désidéri, Multiple-gradient descent algorithm, 2012",
   url="https://arxiv.org/abs/1810.04650",
-  family="gram",
-  uses_gram=True,
   weights_sum="1 (free with normalize)",
   claims=[
     "descends",
@@ -47,14 +51,11 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
 )
 def mgda(
   num_tasks: int,
-  normalize: str | None = None,
+  normalize: Literal["l2", "loss", "loss+"] | None = None,
   *,
-  drop_stationary: Any = None,
-  solver: str = "wolfe",
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  drop_stationary: ArrayLike | None = None,
+  solver: Solver = "wolfe",
+) -> WeightRule[Certificate]:
   """The multiple-gradient descent algorithm: descends every task at once.
 
   `d = Σ α_i g_i` with `α` the minimiser of `‖Σ α_i g_i‖` over the simplex,
@@ -83,12 +84,6 @@ def mgda(
     drop_stationary: Tasks whose gradient norm is at most this share of the
       largest take no part. Default None: all take part, as in the paper.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, as in
-      the paper's Algorithm 2, or "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -115,38 +110,29 @@ def mgda(
     Koltun, `Multi-Task Learning as Multi-Objective Optimization
     <https://arxiv.org/abs/1810.04650>`_, NeurIPS 2018.
   """
+  del num_tasks
   _checks.check_choice("normalize", normalize, _NORMALIZATIONS)
   if drop_stationary is not None:
     _checks.check_range(
       "drop_stationary", drop_stationary, 0, 1, open_high=True
     )
-  uses_losses = normalize in ("loss", "loss+")
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
     norms = jnp.sqrt(jnp.diagonal(gram))
     divisor = jnp.ones_like(norms)
     if normalize in ("l2", "loss+"):
       divisor = divisor * norms
-    if uses_losses:
+    if normalize in ("loss", "loss+"):
       divisor = divisor * _check_losses(step.losses, normalize)
     # A zero divisor belongs to a zero gradient or a finished task: leave it.
     divisor = jnp.where(divisor == 0, jnp.ones_like(divisor), divisor)
     active = step.active
     if drop_stationary is not None:
-      active &= norms > jnp.asarray(drop_stationary, norms.dtype) * jnp.max(
-        norms
-      )
+      share = jnp.asarray(drop_stationary, norms.dtype)
+      active &= norms > share * jnp.max(norms)
     scaled = gram / divisor[:, None] / divisor[None, :]
     alpha, certificate = min_norm(scaled, variant=solver, active=active)
     return alpha / divisor, certificate
 
-  return solved_weights(
-    "mgda",
-    num_tasks,
-    solve,
-    needs=("losses",) if uses_losses else (),
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

@@ -1,20 +1,21 @@
 """Aligned-MTL: the gradients' singular values made equal."""
 
-from typing import Any
+from typing import Literal
 
-import optax
+import jax
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import solved_weights, task_shares
-from optax_mtl.solvers import aligned_weights
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.methods.gram._shares import check_preference, task_shares
+from optax_mtl.solvers import Certificate, aligned_weights
 
 
-@_base.method(
+@method(
   paper="Senushkin, Patakin, Kuznetsov & Konushin, Independent Component "
   "Alignment for Multi-Task Learning, CVPR 2023",
   url="https://arxiv.org/abs/2305.19000",
-  family="gram",
-  uses_gram=True,
   weights_sum="free",
   claims=[
     "scale_equivariant",
@@ -23,13 +24,9 @@ from optax_mtl.solvers import aligned_weights
 )
 def aligned_mtl(
   num_tasks: int,
-  preference: Any = None,
-  scale: str = "min",
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  preference: _checks.TaskValues | None = None,
+  scale: Literal["min", "median", "rmse"] = "min",
+) -> WeightRule[Certificate]:
   """Independent component alignment: combines an orthogonal frame instead.
 
   With `M = V Λ Vᵀ`, `w = √λ_s V Λ^(-1/2) Vᵀ p`: the gradients are replaced by
@@ -40,16 +37,12 @@ def aligned_mtl(
 
   Args:
     num_tasks: The number of tasks `T`.
-    preference: What each task counts, `p` [T]. None (default): 1/T, over the
-      active tasks.
+    preference: What each task counts, `p` [T]: a sequence in the order of the
+      rows, or a dict by the tasks' names. Active tasks share what absent ones
+      leave, in proportion. None (default): 1/T, the mean; the authors' code has
+      1 for each task, a T times longer step.
     scale: Which of the eigenvalues kept is `λ_s`: "min" (default, as in the
       paper), "median" or "rmse", their mean.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -73,22 +66,14 @@ def aligned_mtl(
     <https://arxiv.org/abs/2305.19000>`_, CVPR 2023.
   """
   _checks.check_choice("scale", scale, ("min", "median", "rmse"))
-  if preference is not None:
-    preference = _checks.task_vector(preference, num_tasks, "preference")
+  given = check_preference(preference, num_tasks)
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     return aligned_weights(
       step.gram(),
-      preference=task_shares(preference, step),
+      preference=task_shares(given, step),
       scale=scale,
       active=step.active,
     )
 
-  return solved_weights(
-    "aligned_mtl",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

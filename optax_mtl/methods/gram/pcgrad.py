@@ -1,24 +1,23 @@
 """PCGrad: conflicting gradients projected off each other."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from optax_mtl import _base, _checks
-from optax_mtl._dtypes import solver_dtype
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
 
 
-class PcgradState(NamedTuple):
-  """State of `pcgrad`.
+class PcgradMemory(NamedTuple):
+  """What `pcgrad` remembers.
 
   Attributes:
-    weights: Array [T], the weights of the last update.
     order_key: Array [2] uint32, raw data of the key that draws the orders.
   """
 
-  weights: jax.Array
   order_key: jax.Array
 
 
@@ -28,7 +27,7 @@ def draw_orders(
   """Draws for every gradient the order in which it meets the others.
 
   Args:
-    order_key: Array [2] uint32, as in `PcgradState`.
+    order_key: Array [2] uint32, as in `PcgradMemory`.
     num_tasks: The number of tasks `T`.
 
   Returns:
@@ -56,7 +55,9 @@ def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
   tasks = jnp.arange(num_tasks)
   squares = jnp.diagonal(gram)
 
-  def meet(carry, others):
+  def meet(
+    carry: tuple[jax.Array, jax.Array], others: jax.Array
+  ) -> tuple[tuple[jax.Array, jax.Array], None]:
     # All tasks at once, each with the one that is next in its own order.
     # `products` is `coefficients @ gram`, kept up to date row by row.
     coefficients, products = carry
@@ -75,23 +76,18 @@ def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
   return coefficients
 
 
-@_base.method(
+@method(
   paper="Yu et al., Gradient Surgery for Multi-Task Learning, NeurIPS 2020",
   url="https://arxiv.org/abs/2001.06782",
-  family="gram",
-  uses_gram=True,
   weights_sum="free, T without conflict",
   claims=["positive_weights", "scale_equivariant"],
 )
 def pcgrad(
   num_tasks: int,
   *,
-  reduction: str = "sum",
+  reduction: Literal["sum", "mean"] = "sum",
   seed: int = 0,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+) -> WeightRule[PcgradMemory]:
   """Projecting conflicting gradients: gradient surgery.
 
   Each gradient meets the others in a random order of its own, drawn afresh in
@@ -108,12 +104,6 @@ def pcgrad(
     num_tasks: The number of tasks `T`.
     reduction: "sum" (default, as in the paper) or "mean" over the active tasks.
     seed: Seeds the orders.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -135,28 +125,19 @@ def pcgrad(
     Yu et al., `Gradient Surgery for Multi-Task Learning
     <https://arxiv.org/abs/2001.06782>`_, NeurIPS 2020.
   """
-  num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_choice("reduction", reduction, ("sum", "mean"))
 
-  def init():
-    return PcgradState(
-      weights=jnp.ones((num_tasks,), solver_dtype()),
-      order_key=jax.random.key_data(jax.random.key(seed, impl="threefry2x32")),
-    )
+  def init() -> PcgradMemory:
+    key = jax.random.key(seed, impl="threefry2x32")
+    return PcgradMemory(order_key=jax.random.key_data(key))
 
-  def weigh(step, state):
-    orders, order_key = draw_orders(state.order_key, num_tasks)
+  def weigh(
+    step: Step, memory: PcgradMemory
+  ) -> tuple[jax.Array, PcgradMemory]:
+    orders, order_key = draw_orders(memory.order_key, num_tasks)
     weights = jnp.sum(_surgery(step.gram(), orders), axis=0)
     if reduction == "mean":
       weights = weights / step.num_active
-    return PcgradState(weights, order_key)
+    return weights, PcgradMemory(order_key)
 
-  return _base.weighted_combination(
-    "pcgrad",
-    num_tasks,
-    init,
-    weigh,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return WeightRule(weigh, init)

@@ -1,32 +1,20 @@
 """IMTL-G: the update has the same projection on every gradient."""
 
-from typing import Any
-
-import optax
-
-from optax_mtl import _base
-from optax_mtl.methods._solved import solved_weights
-from optax_mtl.solvers import equal_projections
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl.solvers import Certificate, equal_projections
 
 
-@_base.method(
+@method(
   paper="Liu et al., Towards Impartial Multi-task Learning, ICLR 2021",
   url="https://openreview.net/forum?id=IMPnRXEWpvr",
-  family="gram",
-  uses_gram=True,
   weights_sum="1",
   claims=[
     "scale_equivariant",
     "permutation_equivariant",
   ],
 )
-def imtl_g(
-  num_tasks: int,
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+def imtl_g(num_tasks: int) -> WeightRule[Certificate]:
   """Impartial multi-task learning: equal projections on all unit gradients.
 
   `w = M⁺ √diag(M)`, scaled to the sum 1; the pseudo-inverse is taken between
@@ -36,12 +24,6 @@ def imtl_g(
 
   Args:
     num_tasks: The number of tasks `T`.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -64,15 +46,7 @@ def imtl_g(
     Liu et al., `Towards Impartial Multi-task Learning
     <https://openreview.net/forum?id=IMPnRXEWpvr>`_, ICLR 2021.
   """
-
-  def solve(step):
-    return equal_projections(step.gram(), active=step.active)
-
-  return solved_weights(
-    "imtl_g",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
+  del num_tasks
+  return solved(
+    lambda step: equal_projections(step.gram(), active=step.active)
   )

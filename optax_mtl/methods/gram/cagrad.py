@@ -1,21 +1,22 @@
 """CAGrad: the best worst-case improvement near the mean gradient."""
 
-from typing import Any
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
-import optax
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import combined_norm, solved_weights
-from optax_mtl.solvers import cagrad_weights
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.solvers import Certificate, cagrad_weights, combined_norm
 
 
-@_base.method(
+@method(
   paper="Liu, Liu, Jin, Stone & Liu, Conflict-Averse Gradient Descent for "
   "Multi-task Learning, NeurIPS 2021",
   url="https://arxiv.org/abs/2110.14048",
-  family="gram",
-  uses_gram=True,
   weights_sum="free",
   claims=[
     "positive_weights",
@@ -24,14 +25,8 @@ from optax_mtl.solvers import cagrad_weights
   ],
 )
 def cagrad(
-  num_tasks: int,
-  c: Any = 0.5,
-  rescale: int = 1,
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  num_tasks: int, c: ArrayLike = 0.5, rescale: Literal[0, 1, 2] = 1
+) -> WeightRule[Certificate]:
   """Conflict-averse gradient descent: near the mean, the worst task does best.
 
   `d = ḡ + c ‖ḡ‖ g_w / ‖g_w‖`, where `ḡ` is the mean gradient and `w` on the
@@ -41,7 +36,8 @@ def cagrad(
   from `c = 1` on it never hurts a task. Where rounding no longer tells `g_w`
   from zero, the formula has no answer: `d` is the mean gradient then for
   `c < 1`, and zero from `c = 1` on, where that is Pareto stationarity. The
-  weights' sum is free. A task with a zero gradient counts in the mean only.
+  weights' sum is free. The authors' code then multiplies the trunk's gradient
+  by T, the number of tasks, which is left to the learning rate here. A task with a zero gradient counts in the mean only.
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -49,12 +45,6 @@ def cagrad(
       Default 0.5; the authors use 0.4 on NYUv2.
     rescale: 0 leaves `d` as it is, 1 divides it by `1 + c²` (default, as the
       authors do), 2 by `1 + c`.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -77,11 +67,12 @@ def cagrad(
     Liu et al., `Conflict-Averse Gradient Descent for Multi-task Learning
     <https://arxiv.org/abs/2110.14048>`_, NeurIPS 2021.
   """
+  del num_tasks
   _checks.check_range("c", c, 0)
   if _checks.is_python_number(rescale):
     _checks.check_choice("rescale", rescale, (0, 1, 2))
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
     radius = jnp.asarray(c, gram.dtype)
     w, certificate = cagrad_weights(gram, radius, active=step.active)
@@ -97,11 +88,4 @@ def cagrad(
     divisors = jnp.stack([one, one + radius * radius, one + radius])
     return weights / divisors[jnp.asarray(rescale, jnp.int32)], certificate
 
-  return solved_weights(
-    "cagrad",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

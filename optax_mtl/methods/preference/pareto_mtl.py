@@ -1,32 +1,45 @@
 """Pareto MTL: one solution in each sub-region of the loss space."""
 
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
 from optax_mtl.pareto.preferences import das_dennis_directions
-from optax_mtl.solvers import min_norm
-from optax_mtl.solvers._certificate import Certificate, initial_certificate
+from optax_mtl.solvers import Certificate, initial_certificate, min_norm
 
 
-class ParetoMtlState(NamedTuple):
-  """State of `pareto_mtl`.
+class ParetoMtlMemory(NamedTuple):
+  """What `pareto_mtl` remembers.
 
   Attributes:
-    weights: Array [T], the weights of the last update; they may be negative.
     certificate: How exactly the last update solved its problem.
-    optimizing: Scalar bool, whether the second phase has begun.
-    phase_step: Scalar int32, the number of updates spent in the first phase.
+    violation: Scalar, the largest `(u_j - u_k)ᵀ L / ‖L‖` at the last update:
+      positive while the losses are outside of the preference's sub-region.
+    optimizing: Scalar bool, whether the last update was one of the second
+      phase.
+    phase_step: Scalar int32, the number of updates spent in the first phase
+      since the losses were last in the sub-region.
   """
 
-  weights: jax.Array
   certificate: Certificate
+  violation: jax.Array
   optimizing: jax.Array
   phase_step: jax.Array
+
+
+class _Constraints(NamedTuple):
+  """The sub-region of one preference, at one loss vector."""
+
+  normals: jax.Array  # [K, T], u_j - u_k
+  values: jax.Array  # [K], G_j on L / ‖L‖; -inf for the preference's own row
+  lengths: jax.Array  # [K], ‖u_j - u_k‖; 1 for the preference's own row
 
 
 def _unit(vectors: jax.Array) -> jax.Array:
@@ -35,13 +48,31 @@ def _unit(vectors: jax.Array) -> jax.Array:
   return vectors / jnp.where(norms == 0, jnp.ones_like(norms), norms)
 
 
-@_base.method(
+
+
+def _constraints(step: Step, directions: jax.Array) -> _Constraints:
+  dtype = solver_dtype()
+  # Absent tasks span no axis of the loss space.
+  present = step.active.astype(dtype)
+  own = _unit(step.preference * present)
+  others = _unit(directions.astype(dtype) * present[None, :])
+  normals = others - own[None, :]
+  lengths = jnp.linalg.norm(normals, axis=-1)
+  # The preference itself is among the directions: its row is no constraint. A
+  # difference of two unit vectors is known to a few roundings.
+  counts = lengths > 16 * jnp.finfo(dtype).eps
+  values = jnp.matmul(normals, _unit(step.losses), precision="highest")
+  return _Constraints(
+    normals=normals,
+    values=jnp.where(counts, values, -jnp.inf),
+    lengths=jnp.where(counts, lengths, jnp.ones_like(lengths)),
+  )
+
+
+@method(
   paper="Lin, Zhen, Li, Zhang & Kwong, Pareto Multi-Task Learning, "
   "NeurIPS 2019",
   url="https://arxiv.org/abs/1912.12854",
-  family="pareto",
-  needs=["losses", "preference"],
-  uses_gram=True,
   weights_sum="free",
   example=lambda tasks: {
     "directions": das_dennis_directions(max(tasks) + 1, 2)[:, list(tasks)],
@@ -51,17 +82,14 @@ def _unit(vectors: jax.Array) -> jax.Array:
 )
 def pareto_mtl(
   num_tasks: int,
-  directions: Any,
+  directions: ArrayLike,
   *,
-  feasibility_steps: Any = 100,
-  epsilon: Any = 0.0,
+  feasibility_steps: ArrayLike = 100,
+  epsilon: ArrayLike = 0.0,
   normalize_constraints: bool = False,
   rescale: bool = False,
-  solver: str = "wolfe",
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  solver: Literal["wolfe", "pairwise", "away", "vanilla"] = "wolfe",
+) -> WeightRule[ParetoMtlMemory]:
   """Finds a Pareto stationary point in the sub-region of one preference.
 
   K directions divide the positive orthant of losses; the sub-region of `u_k`
@@ -70,7 +98,11 @@ def pareto_mtl(
   constraints alone, along the min-norm point of `{∇G_j : G_j > 0}`, until none
   is violated or `feasibility_steps` are spent. The second descends the losses
   and the constraints that bind, along the min-norm point of
-  `{∇L_i} ∪ {∇G_j : G_j > -ε}`. The switch is made once, inside jit. Since
+  `{∇L_i} ∪ {∇G_j : G_j > -ε}`. The
+  switch is made inside jit. A point that an optimizer carries out of its
+  sub-region, as Adam does, goes through the first phase again, with the whole
+  budget; the paper's first phase comes once. The state's `violation` shows
+  where the losses are. Since
   `∇G_j` is a combination of task gradients, all of it is one weight a task:
   `α_i = λ_i + Σ_j β_j (u_ji - u_ki)`. These weights may be negative, and have
   no fixed sum.
@@ -90,7 +122,8 @@ def pareto_mtl(
     directions: Array [K, T], non-negative: all directions that divide the
       space; scaled to length 1 here. See `optax_mtl.pareto.uniform_directions`
       and `das_dennis_directions`.
-    feasibility_steps: Budget of the first phase, at least 0. Default 100 (our
+    feasibility_steps: Budget of the first phase each time that the losses leave
+      the sub-region, at least 0. Default 100 (our
       choice; the authors use 20 of 100 steps on their toy problem, two epochs
       on MultiMNIST).
     epsilon: Constraints this close to being violated bind in the second phase;
@@ -102,12 +135,6 @@ def pareto_mtl(
     rescale: Whether to scale the weights of the second phase to `Σ|α_i| = T`,
       as the authors' MultiMNIST code does; not in the paper. Default False.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -128,81 +155,69 @@ def pareto_mtl(
     >>> updates, state = tx.update(
     ...   grads, state, losses=losses, preference=directions[2]
     ... )
-    >>> print(updates.round(3), state.optimizing)
+    >>> print(updates.round(3), state.memory.optimizing)
     [0.5 0.5] True
 
   References:
     Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_,
     NeurIPS 2019.
   """
-  num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_range("feasibility_steps", feasibility_steps, 0)
   _checks.check_range("epsilon", epsilon, 0)
-  directions = jnp.asarray(directions)
-  if directions.ndim != 2 or directions.shape[1] != num_tasks:
+  rays = jnp.asarray(directions)
+  if rays.ndim != 2 or rays.shape[1] != num_tasks:
     raise ValueError(
       f"directions must have shape [K, {num_tasks}], one row a preference, got "
-      f"{list(directions.shape)}."
+      f"{list(rays.shape)}."
     )
 
-  def init():
-    return ParetoMtlState(
-      weights=jnp.full((num_tasks,), 1 / num_tasks, solver_dtype()),
+  def init() -> ParetoMtlMemory:
+    return ParetoMtlMemory(
       certificate=initial_certificate(),
+      violation=jnp.zeros((), solver_dtype()),
       optimizing=jnp.zeros((), jnp.bool_),
       phase_step=jnp.zeros((), jnp.int32),
     )
 
-  def weigh(step, state):
-    dtype = solver_dtype()
-    # Absent tasks span no axis of the loss space.
-    present = step.active.astype(dtype)
-    losses = _unit(step.losses)
-    own = _unit(step.preference * present)
-    others = _unit(directions.astype(dtype) * present[None, :])
-    normals = others - own[None, :]
-    values = normals @ losses
-    # The preference itself is among the directions: its row is no constraint.
-    distance = jnp.linalg.norm(normals, axis=-1)
-    is_constraint = distance > 16 * jnp.finfo(dtype).eps
-    violated = is_constraint & (values > 0)
-    binding = is_constraint & (values > -jnp.asarray(epsilon, dtype))
-    if normalize_constraints:
-      length = jnp.where(is_constraint, distance, jnp.ones_like(distance))
-      normals = normals / length[:, None]
+  def observe(step: Step, memory: ParetoMtlMemory) -> ParetoMtlMemory:
+    """Says which phase this step is in."""
+    violation = jnp.max(_constraints(step, rays).values)
+    outside = violation > 0
+    limit = jnp.asarray(feasibility_steps, jnp.int32)
+    optimizing = ~outside | (memory.phase_step >= limit)
+    spent = memory.phase_step + (~optimizing).astype(jnp.int32)
+    return memory._replace(
+      # With one preference there is nothing to violate.
+      violation=jnp.maximum(violation, -1.0),
+      optimizing=optimizing,
+      phase_step=jnp.where(outside, spent, 0),
+    )
 
-    spent = state.phase_step >= jnp.asarray(feasibility_steps, jnp.int32)
-    optimizing = state.optimizing | spent | ~jnp.any(violated)
-    rows = jnp.concatenate([jnp.eye(num_tasks, dtype=dtype), normals])
+  def weigh(
+    step: Step, memory: ParetoMtlMemory
+  ) -> tuple[jax.Array, ParetoMtlMemory]:
+    region, optimizing = _constraints(step, rays), memory.optimizing
+    normals, dtype = region.normals, solver_dtype()
+    if normalize_constraints:
+      normals = normals / region.lengths[:, None]
+    binding = region.values > -jnp.asarray(epsilon, dtype)
     in_hull = jnp.concatenate(
       [
         step.active & optimizing,
-        jnp.where(optimizing, binding, violated),
+        jnp.where(optimizing, binding, region.values > 0),
       ]
     )
-    gram = step.gram()
-    hull = rows @ gram @ rows.T
+    rows = jnp.concatenate([jnp.eye(num_tasks, dtype=dtype), normals])
+    hull = jnp.matmul(rows, step.gram(), precision="highest")
+    hull = jnp.matmul(hull, rows.T, precision="highest")
     multipliers, certificate = min_norm(
       (hull + hull.T) / 2, variant=solver, active=in_hull
     )
-    weights = multipliers @ rows
+    weights = jnp.matmul(multipliers, rows, precision="highest")
     if rescale:
       length = jnp.sum(jnp.abs(weights))
       factor = step.num_active / jnp.where(length == 0, 1.0, length)
       weights = jnp.where(optimizing & (length > 0), weights * factor, weights)
-    return ParetoMtlState(
-      weights=weights.astype(dtype),
-      certificate=certificate,
-      optimizing=optimizing,
-      phase_step=state.phase_step + (~optimizing).astype(jnp.int32),
-    )
+    return weights, memory._replace(certificate=certificate)
 
-  return _base.weighted_combination(
-    "pareto_mtl",
-    num_tasks,
-    init,
-    weigh,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return WeightRule(weigh, init, observe)

@@ -1,23 +1,34 @@
 """ConFIG: the direction with equal cosines to all gradients."""
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Literal
 
+import jax
 import jax.numpy as jnp
-import optax
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import solved_weights
-from optax_mtl.solvers import conflict_free_direction
-from optax_mtl.solvers._compensated import combined_products
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.solvers import (
+  Certificate,
+  combined_products,
+  conflict_free_direction,
+)
 
 
-def _mean(values, present):
+Length = Literal[
+  "projection", "min", "max", "harmonic", "arithmetic", "geometric"
+]
+
+
+def _mean(values: jax.Array, present: jax.Array) -> jax.Array:
   number = jnp.maximum(jnp.sum(present.astype(values.dtype)), 1)
   return jnp.sum(jnp.where(present, values, 0.0)) / number
 
 
 #: Name -> function of the norms [T] and which of them count.
-_COMMON_LENGTHS = {
+_COMMON_LENGTHS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
   "min": lambda n, present: jnp.min(jnp.where(present, n, jnp.inf)),
   "max": lambda n, present: jnp.max(jnp.where(present, n, 0.0)),
   "harmonic": lambda n, present: 1 / _mean(1 / n, present),
@@ -26,27 +37,20 @@ _COMMON_LENGTHS = {
 }
 
 
-@_base.method(
+@method(
   paper="Liu, Chu & Thuerey, ConFIG: Towards Conflict-free Training of "
   "Physics Informed Neural Networks, ICLR 2025",
   url="https://arxiv.org/abs/2408.11104",
-  family="gram",
-  uses_gram=True,
   weights_sum="free",
   claims=[
     "scale_equivariant",
     "permutation_equivariant",
   ],
 )
-def config(
-  num_tasks: int,
-  length: str = "projection",
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
-  """Conflict-free inverse gradients: the same cosine to every task's gradient.
+def conflict_free(
+  num_tasks: int, length: Length = "projection"
+) -> WeightRule[Certificate]:
+  """Conflict-free inverse gradients (ConFIG): the same cosine to every task's gradient.
 
   The direction is `U⁺ 1`, with `U` the unit gradients, computed as T
   coefficients on the gradients and not from a pseudo-inverse of the Jacobian.
@@ -59,12 +63,6 @@ def config(
     num_tasks: The number of tasks `T`.
     length: "projection" (default), or which mean of the gradients' norms takes
       the place of each: "min", "max", "harmonic", "arithmetic" or "geometric".
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -77,7 +75,7 @@ def config(
     >>> import jax.numpy as jnp
     >>> import numpy as np
     >>> import optax_mtl
-    >>> tx = optax_mtl.config(num_tasks=2)
+    >>> tx = optax_mtl.conflict_free(num_tasks=2)
     >>> state = tx.init(jnp.zeros(2))
     >>> updates, state = tx.update(jnp.array([[1.0, 0.0], [-1.0, 1.0]]), state)
     >>> print(np.asarray(updates).round(3))
@@ -87,9 +85,10 @@ def config(
     Liu, Chu & Thuerey, `ConFIG: Towards Conflict-free Training of Physics
     Informed Neural Networks <https://arxiv.org/abs/2408.11104>`_, ICLR 2025.
   """
+  del num_tasks
   _checks.check_choice("length", length, ("projection", *_COMMON_LENGTHS))
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
     coefficients, certificate = conflict_free_direction(
       gram, active=step.active
@@ -103,11 +102,4 @@ def config(
       along = common * along / jnp.where(present, norms, 1.0)
     return coefficients * jnp.sum(along), certificate
 
-  return solved_weights(
-    "config",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

@@ -1,21 +1,25 @@
 """GradNorm: weights that bring the gradients' norms to a common rate."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl._per_task import per_task
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
+from optax_mtl.wrappers.per_task import per_task
 
 
-class GradNormState(NamedTuple):
-  """State of `gradnorm`.
+class GradNormMemory(NamedTuple):
+  """What `gradnorm` remembers.
 
   Attributes:
-    weights: Array [T], the weights of the last update.
     task_weights: Array [T], the learnt weights, which the next update applies.
     mean_weights: Array [T], the running mean of `task_weights`, for a second
       training with these as fixed weights ("GradNorm static").
@@ -27,7 +31,6 @@ class GradNormState(NamedTuple):
     task_weight_optimizer: State of the optimizer, one for each task.
   """
 
-  weights: jax.Array
   task_weights: jax.Array
   mean_weights: jax.Array
   mean_count: jax.Array
@@ -37,37 +40,31 @@ class GradNormState(NamedTuple):
   task_weight_optimizer: optax.OptState
 
 
-def _relative_rates(losses, initial_losses, step):
+def _relative_rates(step: Step, initial_losses: jax.Array) -> jax.Array:
   """The inverse training rates `r_i`, with mean 1 over the active tasks."""
-  ratio = jnp.maximum(losses / initial_losses, 0)
+  ratio = jnp.maximum(step.losses / initial_losses, 0)
   ratio = jnp.where(initial_losses == 0, jnp.ones_like(ratio), ratio)
   mean = step.mean(ratio)
   return jnp.where(mean == 0, jnp.ones_like(ratio), ratio / mean)
 
 
-@_base.method(
+@method(
   paper="Chen, Badrinarayanan, Lee & Rabinovich, GradNorm: Gradient "
   "Normalization for Adaptive Loss Balancing in Deep Multitask Networks, ICML "
   "2018",
   url="https://arxiv.org/abs/1711.02257",
-  family="gram",
-  needs=["losses"],
-  uses_gram=True,
   weights_sum="T",
   claims=["positive_weights", "scale_equivariant", "permutation_equivariant"],
 )
 def gradnorm(
   num_tasks: int,
-  alpha: Any = 1.5,
+  alpha: ArrayLike = 1.5,
   *,
-  norm_params: Any = None,
+  norm_params: Any | Callable[[Any], Any] = None,
   optimizer: optax.GradientTransformation | None = None,
-  initial_losses: Any = None,
-  min_weight: float = 1e-4,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  initial_losses: _checks.TaskValues | None = None,
+  min_weight: ArrayLike = 1e-4,
+) -> WeightRule[GradNormMemory]:
   """Moves the weights so that slower tasks get larger gradients.
 
   With `G_i = w_i n_i` the norm of task i's weighted gradient, `Ḡ` their mean,
@@ -89,19 +86,14 @@ def gradnorm(
     num_tasks: The number of tasks `T`.
     alpha: Strength of the pull towards a common rate, `α >= 0`. Default 1.5,
       the paper's for NYUv2; its toy problem uses 0.12.
-    norm_params: Which leaves the norms are taken over, in the forms of
-      `shared`: the paper takes the last shared layer. None: all shared leaves.
+    norm_params: Which of the shared leaves the norms are taken over: a pytree
+      prefix of bools, or a callable from the params to one. The paper takes the
+      last shared layer. None: all shared leaves.
     optimizer: Optimizer of the weights, run for each task by itself. Default:
       `optax.adam(0.025)`, as in the paper.
-    initial_losses: `L_i(0)` [T], for instance `log C` for C classes, as the
+    initial_losses: `L_i(0)` [T], or a dict by the tasks' names, for instance `log C` for C classes, as the
       paper's footnote advises. None: the first finite loss of each task.
     min_weight: Floor of the weights, above 0. Default 1e-4 (our choice).
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -109,8 +101,9 @@ def gradnorm(
 
   Raises:
     TypeError: The update is called without `losses`.
-    ValueError: `alpha` or `min_weight` is out of range, or `norm_params` is
-      used with the representation source.
+    ValueError: `alpha` or `min_weight` is out of range, or `norm_params`
+      matches no leaf, takes in a leaf of a head, or is used with the
+      representation source.
 
   Example:
     >>> import jax.numpy as jnp
@@ -120,86 +113,78 @@ def gradnorm(
     >>> state = tx.init(jnp.zeros(2))
     >>> grads = jnp.array([[1.0, 0.0], [0.0, 3.0]])
     >>> updates, state = tx.update(grads, state, losses=jnp.array([1.0, 9.0]))
-    >>> print(updates, np.asarray(state.task_weights).round(3))
+    >>> print(updates, np.asarray(state.memory.task_weights).round(3))
     [1. 3.] [1.025 0.975]
 
   References:
     Chen et al., `GradNorm: Gradient Normalization for Adaptive Loss Balancing
     in Deep Multitask Networks <https://arxiv.org/abs/1711.02257>`_, ICML 2018.
   """
-  num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_range("alpha", alpha, 0)
   _checks.check_range("min_weight", min_weight, 0, 1, open_low=True)
   inner = per_task(
     optax.adam(0.025) if optimizer is None else optimizer, num_tasks
   )
+  given = None
+  if initial_losses is not None:
+    given = _checks.per_task(initial_losses, num_tasks, "initial_losses")
 
-  def init():
+  def init() -> GradNormMemory:
     dtype = solver_dtype()
-    ones = jnp.ones((num_tasks,), dtype)
-    given = ones
-    if initial_losses is not None:
-      given = _checks.task_vector(initial_losses, num_tasks, "initial_losses")
-    return GradNormState(
-      weights=ones,
-      task_weights=ones,
-      mean_weights=ones,
+    first = jnp.ones((num_tasks,), dtype)
+    return GradNormMemory(
+      task_weights=jnp.ones((num_tasks,), dtype),
+      mean_weights=jnp.ones((num_tasks,), dtype),
       mean_count=jnp.zeros((num_tasks,), jnp.int32),
-      initial_losses=given,
-      initial_losses_set=jnp.full(
-        (num_tasks,), initial_losses is not None, jnp.bool_
-      ),
+      initial_losses=first if given is None else given.values.astype(dtype),
+      initial_losses_set=jnp.full((num_tasks,), given is not None, jnp.bool_),
       norm_scale=jnp.zeros((), dtype),
       task_weight_optimizer=inner.init(jnp.ones((), dtype)),
     )
 
-  def weigh(step, state):
-    dtype = solver_dtype()
-    old = state.task_weights
-    first = step.active & ~state.initial_losses_set & jnp.isfinite(step.losses)
-    reference = jnp.where(first, step.losses, state.initial_losses)
+  def observe(step: Step, memory: GradNormMemory) -> GradNormMemory:
+    """Notes each task's first finite loss."""
+    if given is not None:
+      step.given(given)  # the names must fit
+    unset = step.active & ~memory.initial_losses_set
+    first = unset & jnp.isfinite(step.losses)
+    return memory._replace(
+      initial_losses=jnp.where(first, step.losses, memory.initial_losses),
+      initial_losses_set=memory.initial_losses_set | first,
+    )
 
+  def weigh(
+    step: Step, memory: GradNormMemory
+  ) -> tuple[jax.Array, GradNormMemory]:
+    old = memory.task_weights
     norms = jnp.sqrt(jnp.diagonal(step.gram(norm_params, "norm_params")))
     mean_norm = step.mean(old * norms)
-    scale = jnp.where(state.norm_scale == 0, mean_norm, state.norm_scale)
-    rates = _relative_rates(step.losses, reference, step)
-    target = mean_norm * jnp.power(rates, jnp.asarray(alpha, dtype))
+    scale = jnp.where(memory.norm_scale == 0, mean_norm, memory.norm_scale)
+    rates = _relative_rates(step, memory.initial_losses)
+    target = mean_norm * jnp.power(rates, jnp.asarray(alpha, rates.dtype))
     gradient = jnp.sign(old * norms - target) * norms
     gradient = gradient / jnp.where(scale == 0, jnp.ones_like(scale), scale)
 
     change, optimizer_state = inner.update(
-      gradient, state.task_weight_optimizer
+      gradient, memory.task_weight_optimizer
     )
-    new = jnp.maximum(old + change, jnp.asarray(min_weight, dtype))
+    new = jnp.maximum(old + change, jnp.asarray(min_weight, old.dtype))
     # The active weights share what the absent ones leave of the total T, so
     # that a task which was never active keeps its 1 out of the sum.
     total = num_tasks - jnp.sum(jnp.where(step.active, 0.0, old))
-    new = new * (total / (step.mean(new) * step.num_active))
-    new = step.hold(new, old)
-
-    count = state.mean_count + step.active.astype(jnp.int32)
-    mean = state.mean_weights + (new - state.mean_weights) / jnp.maximum(
+    new = step.hold(new * (total / (step.mean(new) * step.num_active)), old)
+    count = memory.mean_count + step.active.astype(jnp.int32)
+    mean = memory.mean_weights + (new - memory.mean_weights) / jnp.maximum(
       count, 1
-    ).astype(dtype)
-    return GradNormState(
-      weights=old,
-      task_weights=new.astype(dtype),
-      mean_weights=step.hold(mean, state.mean_weights).astype(dtype),
+    ).astype(old.dtype)
+    return old, memory._replace(
+      task_weights=new.astype(old.dtype),
+      mean_weights=step.hold(mean, memory.mean_weights).astype(old.dtype),
       mean_count=count,
-      initial_losses=reference,
-      initial_losses_set=state.initial_losses_set | first,
       norm_scale=scale,
       task_weight_optimizer=step.hold(
-        optimizer_state, state.task_weight_optimizer
+        optimizer_state, memory.task_weight_optimizer
       ),
     )
 
-  return _base.weighted_combination(
-    "gradnorm",
-    num_tasks,
-    init,
-    weigh,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return WeightRule(weigh, init, observe)

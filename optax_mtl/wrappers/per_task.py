@@ -3,10 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from optax_mtl import _checks
-from optax_mtl._task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 def per_task(
@@ -16,7 +17,11 @@ def per_task(
 
   Before a method in the chain it gives per-task clipping, momentum or Adam
   preconditioning, as in AdaTask and MTAdam. It needs the gradients themselves,
-  so the source has to be "stacked".
+  so the source has to be "stacked" and must not have been told of a trunk; put
+  `optax_mtl.on_trunk` around the method that follows instead.
+
+  A task that is absent (`active=`) keeps its state, and its row of the result
+  is zero.
 
   Args:
     inner: The transformation of one task's gradient. Its extra args, if it
@@ -44,32 +49,48 @@ def per_task(
      [0.3 0.4]]
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
-  inner = optax.with_extra_args_support(inner)
+  inner_tx = optax.with_extra_args_support(inner)
 
-  def init_fn(params):
-    state = inner.init(params)
+  def init(params: Any) -> Any:
+    state = inner_tx.init(params)
     return jax.tree.map(
-      lambda leaf: jax.numpy.repeat(
-        jax.numpy.asarray(leaf)[None], num_tasks, axis=0
-      ),
-      state,
+      lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], num_tasks, axis=0), state
     )
 
-  def update_fn(updates, state, params=None, **extra_args):
+  def update(
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    active: Any = None,
+    **extra_args: Any,
+  ) -> tuple[Any, Any]:
     if isinstance(updates, TaskGradients):
       raise TypeError(
         "per_task transforms the gradients themselves, which a "
-        f"{type(updates).__name__} does not hold: use source='stacked', or "
-        "grads.stacked()."
+        f"{type(updates).__name__} does not hold: use source='stacked' without "
+        "shared=, or grads.stacked()."
       )
     _checks.check_stacked(updates, num_tasks, params)
 
-    def one(update: Any, state: Any):
-      return inner.update(update, state, params, **extra_args)
+    def one(update: Any, state: Any) -> tuple[Any, Any]:
+      return inner_tx.update(update, state, params, **extra_args)
 
     # optax's own transformations mix dtypes: a user's strict setting, which
     # this package obeys, would fail in them.
     with jax.numpy_dtype_promotion("standard"):
-      return jax.vmap(one)(updates, state)
+      new, new_state = jax.vmap(one)(updates, state)
+    if active is None:
+      return new, new_state
+    present = _checks.task_mask(active, num_tasks, "active")
 
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    def hold(new: jax.Array, old: jax.Array) -> jax.Array:
+      mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
+      return jnp.where(mask, new, old)
+
+    return (
+      jax.tree.map(lambda x: hold(x, jnp.zeros_like(x)), new),
+      jax.tree.map(hold, new_state, state),
+    )
+
+  return optax.GradientTransformationExtraArgs(init, update)

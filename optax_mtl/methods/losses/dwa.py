@@ -1,20 +1,22 @@
 """Dynamic weight average: weights from how fast each loss falls."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
 
 
-class DwaState(NamedTuple):
-  """State of `dwa`.
+class DwaMemory(NamedTuple):
+  """What `dwa` remembers.
 
   Attributes:
-    weights: Array [T], the weights of the last update.
     epoch_loss_sum: Array [T], the sum of the losses in the running epoch.
     epoch_loss_count: Array [T] int32, how many losses the sum holds.
     last_epoch_loss: Array [T], the average over the last epoch, `L(t-1)`.
@@ -23,7 +25,6 @@ class DwaState(NamedTuple):
     epoch_step: Scalar int32, the number of updates in the running epoch.
   """
 
-  weights: jax.Array
   epoch_loss_sum: jax.Array
   epoch_loss_count: jax.Array
   last_epoch_loss: jax.Array
@@ -32,25 +33,20 @@ class DwaState(NamedTuple):
   epoch_step: jax.Array
 
 
-@_base.method(
+@method(
   paper="Liu, Johns & Davison, End-to-End Multi-Task Learning with Attention, "
   "CVPR 2019",
   url="https://arxiv.org/abs/1803.10704",
-  family="loss",
-  needs=["losses"],
   weights_sum="T",
   example=lambda tasks: {"steps_per_epoch": 5},
   claims=["positive_weights", "scale_equivariant", "permutation_equivariant"],
 )
 def dwa(
   num_tasks: int,
-  temperature: Any = 2.0,
+  temperature: ArrayLike = 2.0,
   *,
-  steps_per_epoch: Any,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  steps_per_epoch: ArrayLike,
+) -> WeightRule[DwaMemory]:
   """Dynamic weight average: a task whose loss falls slower weighs more.
 
   `w_i = T softmax(r / τ)_i` with `r_i = L_i(t-1) / L_i(t-2)`, where `L(t)` is
@@ -69,12 +65,6 @@ def dwa(
     steps_per_epoch: How many updates make an epoch, at least 1. There is no
       default, since the averages are what the method rests on; 1 compares
       single steps.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -100,54 +90,48 @@ def dwa(
     Liu, Johns & Davison, `End-to-End Multi-Task Learning with Attention
     <https://arxiv.org/abs/1803.10704>`_, CVPR 2019.
   """
-  num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_range("temperature", temperature, 0, open_low=True)
   _checks.check_range("steps_per_epoch", steps_per_epoch, 1)
 
-  def init():
-    zeros = jnp.zeros((num_tasks,), solver_dtype())
-    counts = jnp.zeros((num_tasks,), jnp.int32)
-    return DwaState(
-      weights=jnp.ones((num_tasks,), solver_dtype()),
-      epoch_loss_sum=zeros,
-      epoch_loss_count=counts,
-      last_epoch_loss=zeros,
-      previous_epoch_loss=zeros,
-      epochs_seen=counts,
+  def init() -> DwaMemory:
+    return DwaMemory(
+      epoch_loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
+      epoch_loss_count=jnp.zeros((num_tasks,), jnp.int32),
+      last_epoch_loss=jnp.zeros((num_tasks,), solver_dtype()),
+      previous_epoch_loss=jnp.zeros((num_tasks,), solver_dtype()),
+      epochs_seen=jnp.zeros((num_tasks,), jnp.int32),
       epoch_step=jnp.zeros((), jnp.int32),
     )
 
-  def weigh(step, state):
-    dtype = solver_dtype()
-    ratio = state.last_epoch_loss / state.previous_epoch_loss
-    known = (state.epochs_seen >= 2) & jnp.isfinite(ratio)
-    logits = jnp.where(known, ratio, 1.0) / jnp.asarray(temperature, dtype)
-    weights = step.num_active * jax.nn.softmax(logits, where=step.active)
-
-    total = state.epoch_loss_sum + step.losses
-    count = state.epoch_loss_count + step.active.astype(jnp.int32)
-    epoch_step = state.epoch_step + 1
-    ends = epoch_step >= jnp.asarray(steps_per_epoch, jnp.int32)
+  def observe(step: Step, memory: DwaMemory) -> DwaMemory:
+    """Closes an epoch that is over, and counts this step's losses."""
+    ends = memory.epoch_step >= jnp.asarray(steps_per_epoch, jnp.int32)
+    count = memory.epoch_loss_count
     seen = ends & (count > 0)
-    average = total / jnp.maximum(count, 1).astype(dtype)
-    return DwaState(
-      weights=weights.astype(dtype),
-      epoch_loss_sum=jnp.where(ends, jnp.zeros_like(total), total),
-      epoch_loss_count=jnp.where(ends, jnp.zeros_like(count), count),
-      last_epoch_loss=jnp.where(seen, average, state.last_epoch_loss),
-      previous_epoch_loss=jnp.where(
-        seen, state.last_epoch_loss, state.previous_epoch_loss
-      ),
-      epochs_seen=jnp.minimum(state.epochs_seen + seen.astype(jnp.int32), 2),
-      epoch_step=jnp.where(ends, jnp.zeros_like(epoch_step), epoch_step),
+    average = memory.epoch_loss_sum / jnp.maximum(count, 1).astype(
+      solver_dtype()
     )
 
-  return _base.weighted_combination(
-    "dwa",
-    num_tasks,
-    init,
-    weigh,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+    def reset(value: jax.Array) -> jax.Array:
+      return jnp.where(ends, jnp.zeros_like(value), value)
+
+    return DwaMemory(
+      epoch_loss_sum=reset(memory.epoch_loss_sum) + step.losses,
+      epoch_loss_count=reset(count) + step.active.astype(jnp.int32),
+      last_epoch_loss=jnp.where(seen, average, memory.last_epoch_loss),
+      previous_epoch_loss=jnp.where(
+        seen, memory.last_epoch_loss, memory.previous_epoch_loss
+      ),
+      epochs_seen=jnp.minimum(memory.epochs_seen + seen.astype(jnp.int32), 2),
+      epoch_step=reset(memory.epoch_step) + 1,
+    )
+
+  def weigh(step: Step, memory: DwaMemory) -> tuple[jax.Array, DwaMemory]:
+    ratio = memory.last_epoch_loss / memory.previous_epoch_loss
+    known = (memory.epochs_seen >= 2) & jnp.isfinite(ratio)
+    logits = jnp.where(known, ratio, 1.0)
+    logits = logits / jnp.asarray(temperature, logits.dtype)
+    weights = step.num_active * jax.nn.softmax(logits, where=step.active)
+    return weights, memory
+
+  return WeightRule(weigh, init, observe)

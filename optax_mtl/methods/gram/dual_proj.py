@@ -1,20 +1,19 @@
 """DualProj: the mean gradient projected on the directions that hurt no task."""
 
-from typing import Any
+import jax
 
-import optax
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.methods.gram._shares import check_preference, task_shares
+from optax_mtl.solvers import Certificate, project_dual_cone
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import solved_weights, task_shares
-from optax_mtl.solvers import project_dual_cone
 
-
-@_base.method(
+@method(
   paper="Lopez-Paz & Ranzato, Gradient Episodic Memory for Continual "
   "Learning, NeurIPS 2017",
   url="https://arxiv.org/abs/1706.08840",
-  family="gram",
-  uses_gram=True,
   weights_sum="at least 1",
   claims=[
     "descends",
@@ -24,30 +23,21 @@ from optax_mtl.solvers import project_dual_cone
   ],
 )
 def dual_proj(
-  num_tasks: int,
-  preference: Any = None,
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  num_tasks: int, preference: _checks.TaskValues | None = None
+) -> WeightRule[Certificate]:
   """The projection of the mean gradient on the dual cone of the gradients.
 
   `d` is the direction closest to `Σ p_i g_i` that hurts no task: what gradient
-  episodic memory (GEM) does with the gradients of earlier tasks. Without
-  conflict it is the mean. The projection is exact. The weights sum to `Σ p_i`
+  episodic memory (GEM) does with the gradients of earlier tasks, here with its
+  margin (`memory_strength`) at 0 and without the ridge that its code adds to
+  the Gram matrix. Without conflict it is the mean. The projection is exact. The weights sum to `Σ p_i`
   without conflict, and to more otherwise.
 
   Args:
     num_tasks: The number of tasks `T`.
-    preference: What each task counts, `p` [T], non-negative. None (default):
-      1/T, over the active tasks.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
+    preference: What each task counts, `p` [T], non-negative: a sequence in the
+      order of the rows, or a dict by the tasks' names. Active tasks share what
+      absent ones leave, in proportion. None (default): 1/T.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -70,21 +60,13 @@ def dual_proj(
     Lopez-Paz & Ranzato, `Gradient Episodic Memory for Continual Learning
     <https://arxiv.org/abs/1706.08840>`_, NeurIPS 2017.
   """
-  if preference is not None:
-    preference = _checks.task_vector(preference, num_tasks, "preference")
+  given = check_preference(preference, num_tasks)
 
-  def solve(step):
-    shares = task_shares(preference, step)
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
+    shares = task_shares(given, step)
     projected, certificate = project_dual_cone(
       step.gram(), shares[None, :], active=step.active
     )
     return projected[0], certificate
 
-  return solved_weights(
-    "dual_proj",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve)

@@ -1,20 +1,19 @@
 """FairGrad: alpha-fair gains for the tasks."""
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
-import optax
+from jax.typing import ArrayLike
 
-from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import limit_norm, solved_weights
-from optax_mtl.solvers import fairness
+from optax_mtl import _checks
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule, solved
+from optax_mtl._step import Step
+from optax_mtl.solvers import Certificate, fairness
 
 
-@_base.method(
+@method(
   paper="Ban & Ji, Fair Resource Allocation in Multi-Task Learning, ICML 2024",
   url="https://arxiv.org/abs/2402.15638",
-  family="gram",
-  uses_gram=True,
   weights_sum="free",
   claims=[
     "descends",
@@ -24,13 +23,9 @@ from optax_mtl.solvers import fairness
 )
 def fairgrad(
   num_tasks: int,
-  alpha: Any = 1.0,
-  max_norm: Any = 1.0,
-  *,
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+  alpha: ArrayLike = 1.0,
+  max_norm: ArrayLike | None = 1.0,
+) -> WeightRule[Certificate]:
   """The alpha-fair direction: `M w = w^(-1/α)`, elementwise, with `w > 0`.
 
   The gains `g_i · d` of the tasks are as fair as `α` asks: near 0 their sum
@@ -38,21 +33,16 @@ def fairgrad(
   smallest. At `α = 1` the solution's norm is √T whatever the gradients, so that
   the default `max_norm` always clips it. The weights' sum is free. A task with
   a zero gradient takes no part. At a Pareto stationary point there is no
-  solution; the weights are finite then, and the certificate in the state says
-  that they did not converge.
+  solution; the weights are finite then, and the certificate's `status` in the
+  state is STATIONARY.
 
   Args:
     num_tasks: The number of tasks `T`.
     alpha: Fairness `α > 0`. Default 1; the authors' best runs use 2, and
       multiply the update by T before clipping.
-    max_norm: The update's norm is scaled down to this. Default 1, as in the
+    max_norm: The update's norm, over the shared leaves, is scaled down to this
+      in every step. `state.weights` are those before. Default 1, as in the
       authors' code; None: not at all.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -75,21 +65,14 @@ def fairgrad(
     Ban & Ji, `Fair Resource Allocation in Multi-Task Learning
     <https://arxiv.org/abs/2402.15638>`_, ICML 2024.
   """
+  del num_tasks
   _checks.check_range("alpha", alpha, 0, open_low=True)
   if max_norm is not None:
     _checks.check_range("max_norm", max_norm, 0, open_low=True)
 
-  def solve(step):
+  def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
     exponent = jnp.asarray(alpha, gram.dtype)
-    weights, certificate = fairness(gram, exponent, active=step.active)
-    return limit_norm(gram, weights, max_norm), certificate
+    return fairness(gram, exponent, active=step.active)
 
-  return solved_weights(
-    "fairgrad",
-    num_tasks,
-    solve,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return solved(solve, max_norm=max_norm)

@@ -1,36 +1,44 @@
 """Uncertainty weighting: a learnt observation noise for every task."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from optax_mtl import _base, _checks
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl._per_task import per_task
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
+from optax_mtl.wrappers.per_task import per_task
+
+
+Kind = Literal["regression", "classification"]
+Kinds = Kind | Sequence[Kind] | Mapping[str, Kind]
+Variant = Literal["kendall", "liebel"]
 
 #: The factor on `exp(-s) L`: 1/2 for a Gaussian likelihood, 1 for a softmax.
-_FACTORS = {"regression": 0.5, "classification": 1.0}
+_FACTORS: Mapping[str, float] = {"regression": 0.5, "classification": 1.0}
 
 
-class UncertaintyWeightingState(NamedTuple):
-  """State of `uncertainty_weighting`.
+class UncertaintyWeightingMemory(NamedTuple):
+  """What `uncertainty_weighting` remembers.
 
   Attributes:
-    weights: Array [T], the weights of the last update.
     log_vars: Array [T], `s_i = log σ_i²`, or `log c_i²` in Liebel's variant.
     log_var_optimizer: State of the optimizer of `log_vars`, one for each task.
   """
 
-  weights: jax.Array
   log_vars: jax.Array
   log_var_optimizer: optax.OptState
 
 
-def _factors(kind: Any, variant: str, num_tasks: int) -> np.ndarray:
+def _factors(
+  kind: Kinds | None, variant: Variant, num_tasks: int
+) -> _checks.PerTask:
   """The factor of each task, from `kind` as the user gave it."""
   _checks.check_choice("variant", variant, ("kendall", "liebel"))
   if variant == "liebel":
@@ -39,9 +47,14 @@ def _factors(kind: Any, variant: str, num_tasks: int) -> np.ndarray:
         "kind= belongs to variant='kendall'; Liebel's variant treats all tasks "
         f"alike. Leave kind out, got {kind!r}."
       )
-    return np.full((num_tasks,), 0.5)
+    kind = "regression"  # has the same factor
   kind = "regression" if kind is None else kind
-  kinds = [kind] * num_tasks if isinstance(kind, str) else list(kind)
+  if isinstance(kind, str):
+    kinds = [kind] * num_tasks
+  elif isinstance(kind, Mapping):
+    kinds = [kind[name] for name in sorted(kind)]
+  else:
+    kinds = list(kind)
   if len(kinds) != num_tasks:
     raise ValueError(
       f"kind must be one string or one for each of the {num_tasks} tasks, got "
@@ -49,15 +62,17 @@ def _factors(kind: Any, variant: str, num_tasks: int) -> np.ndarray:
     )
   for name in kinds:
     _checks.check_choice("kind", name, tuple(_FACTORS))
-  return np.asarray([_FACTORS[name] for name in kinds])
+  factors = np.asarray([_FACTORS[name] for name in kinds])
+  values = _checks.task_vector(factors, num_tasks, "kind")
+  return _checks.PerTask(values, _checks.task_names(kind), "kind")
 
 
 def uncertainty_loss(
-  losses: Any,
-  log_vars: Any,
-  kind: str | Sequence[str] | None = None,
+  losses: _checks.TaskValues,
+  log_vars: _checks.TaskValues,
+  kind: Kinds | None = None,
   *,
-  variant: str = "kendall",
+  variant: Variant = "kendall",
 ) -> jax.Array:
   """The objective itself, to train `log_vars` among the params.
 
@@ -67,7 +82,7 @@ def uncertainty_loss(
 
   Args:
     losses: Array [T], or a sequence or dict of scalars.
-    log_vars: Array [T], `s_i = log σ_i²`.
+    log_vars: `s_i = log σ_i²` [T], in the same forms.
     kind: "regression" (default) or "classification", or one for each task.
     variant: "kendall" or "liebel".
 
@@ -83,23 +98,28 @@ def uncertainty_loss(
     >>> print(optax_mtl.uncertainty_loss(jnp.array([2.0, 4.0]), jnp.zeros(2)))
     3.0
   """
-  losses = _checks.stack_scalars(losses, "losses")
-  num_tasks = losses.shape[0]
+  stacked = _checks.stack_scalars(losses, "losses")
+  num_tasks = stacked.shape[0]
   factors = _factors(kind, variant, num_tasks)
-  losses = losses.astype(solver_dtype())
-  log_vars = _checks.task_vector(log_vars, num_tasks, "log_vars")
-  data = jnp.asarray(factors, losses.dtype) * jnp.exp(-log_vars) * losses
+  _checks.common_names(
+    {
+      "losses": _checks.task_names(losses),
+      "log_vars": _checks.task_names(log_vars),
+      "kind": factors.names,
+    }
+  )
+  stacked = stacked.astype(solver_dtype())
+  s = _checks.task_vector(log_vars, num_tasks, "log_vars")
+  data = factors.values * jnp.exp(-s) * stacked
   if variant == "liebel":
-    return jnp.sum(data + jax.nn.softplus(log_vars))
-  return jnp.sum(data + log_vars / 2)
+    return jnp.sum(data + jax.nn.softplus(s))
+  return jnp.sum(data + s / 2)
 
 
-@_base.method(
+@method(
   paper="Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty to "
   "Weigh Losses for Scene Geometry and Semantics, CVPR 2018",
   url="https://arxiv.org/abs/1705.07115",
-  family="loss",
-  needs=["losses"],
   weights_sum="free",
   example=lambda tasks: {
     "kind": [("regression", "classification")[task % 2] for task in tasks]
@@ -108,16 +128,13 @@ def uncertainty_loss(
 )
 def uncertainty_weighting(
   num_tasks: int,
-  kind: str | Sequence[str] | None = None,
+  kind: Kinds | None = None,
   *,
-  variant: str = "kendall",
+  variant: Variant = "kendall",
   optimizer: optax.GradientTransformation | None = None,
-  initial_log_vars: Any = 0.0,
+  initial_log_vars: _checks.TaskValues = 0.0,
   bounds: tuple[float, float] = (-10.0, 10.0),
-  shared: Any = None,
-  heads: str = "sum",
-  on_nonfinite: str = "propagate",
-) -> optax.GradientTransformationExtraArgs:
+) -> WeightRule[UncertaintyWeightingMemory]:
   """Weighs a task by the inverse of a noise variance that it learns.
 
   With `s_i = log σ_i²` the objective is `Σ a_i exp(-s_i) L_i + s_i / 2`, where
@@ -139,20 +156,16 @@ def uncertainty_weighting(
 
   Args:
     num_tasks: The number of tasks `T`.
-    kind: "regression" (default) or "classification", or one for each task.
-      Liebel's variant takes none.
+    kind: "regression" (default) or "classification", or one for each task: a
+      sequence in the order of the rows, or a dict by the tasks' names. Liebel's
+      variant takes none.
     variant: "kendall" (default) or "liebel".
     optimizer: Optimizer of `s`, run for each task by itself. Default:
       `optax.adam(0.025)`, the rate that the GradNorm paper uses for such
       parameters.
-    initial_log_vars: The first `s`, a number (default 0) or one for each task.
+    initial_log_vars: The first `s`, a number (default 0) or one for each task,
+      in the forms of `kind`; LibMTL starts `log σ²` at -0.5.
     bounds: `s` is clipped to this interval after each step.
-    shared: Which leaves are the shared trunk: a pytree prefix of bools, or a
-      callable from the params to one. None: all.
-    heads: What the other leaves get: "sum", each task's own gradient, or
-      "weighted", the same weights as the trunk.
-    on_nonfinite: "propagate" a NaN or inf, or "drop" the task for this step,
-      judged by what `update` gets: see `value_and_task_grads` on NaN.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
@@ -179,7 +192,6 @@ def uncertainty_weighting(
     `Auxiliary Tasks in Multi-task Learning
     <https://arxiv.org/abs/1805.06334>`_, 2018.
   """
-  num_tasks = _checks.check_num_tasks(num_tasks)
   factors = _factors(kind, variant, num_tasks)
   low, high = bounds
   if all(map(_checks.is_python_number, bounds)) and low >= high:
@@ -187,43 +199,36 @@ def uncertainty_weighting(
   inner = per_task(
     optax.adam(0.025) if optimizer is None else optimizer, num_tasks
   )
+  first = initial_log_vars
+  if not isinstance(first, (Sequence, Mapping)) and jnp.ndim(first) == 0:
+    first = jnp.full((num_tasks,), first, solver_dtype())
+  given = _checks.per_task(first, num_tasks, "initial_log_vars")
 
-  def init():
+  def init() -> UncertaintyWeightingMemory:
     dtype = solver_dtype()
-    log_vars = jnp.asarray(initial_log_vars, dtype)
-    if log_vars.ndim == 0:
-      log_vars = jnp.full((num_tasks,), log_vars, dtype)
-    log_vars = _checks.task_vector(log_vars, num_tasks, "initial_log_vars")
-    return UncertaintyWeightingState(
-      weights=jnp.asarray(factors, dtype) * jnp.exp(-log_vars),
-      log_vars=log_vars,
+    return UncertaintyWeightingMemory(
+      log_vars=given.values.astype(dtype),
       log_var_optimizer=inner.init(jnp.zeros((), dtype)),
     )
 
-  def weigh(step, state):
-    dtype = solver_dtype()
-    weights = jnp.asarray(factors, dtype) * jnp.exp(-state.log_vars)
+  def weigh(
+    step: Step, memory: UncertaintyWeightingMemory
+  ) -> tuple[jax.Array, UncertaintyWeightingMemory]:
+    step.given(given)  # the names must fit
+    s = memory.log_vars
+    weights = step.given(factors).astype(s.dtype) * jnp.exp(-s)
+    prior = jnp.full_like(s, 0.5)
     if variant == "liebel":
-      prior = jax.nn.sigmoid(state.log_vars)
-    else:
-      prior = jnp.full((num_tasks,), 0.5, dtype)
+      prior = jax.nn.sigmoid(s)
     gradient = prior - weights * step.losses
-    change, optimizer_state = inner.update(gradient, state.log_var_optimizer)
-    log_vars = jnp.clip(state.log_vars + change, low, high).astype(dtype)
+    change, optimizer_state = inner.update(gradient, memory.log_var_optimizer)
+    moved = jnp.clip(s + change, low, high).astype(s.dtype)
     learns = step.active & ~(step.losses < 0)
-    hold = lambda new, old: step.hold(new, old, learns)  # noqa: E731
-    return UncertaintyWeightingState(
-      weights=weights,
-      log_vars=hold(log_vars, state.log_vars),
-      log_var_optimizer=hold(optimizer_state, state.log_var_optimizer),
+    return weights, UncertaintyWeightingMemory(
+      log_vars=step.hold(moved, s, learns),
+      log_var_optimizer=step.hold(
+        optimizer_state, memory.log_var_optimizer, learns
+      ),
     )
 
-  return _base.weighted_combination(
-    "uncertainty_weighting",
-    num_tasks,
-    init,
-    weigh,
-    shared=shared,
-    heads=heads,
-    on_nonfinite=on_nonfinite,
-  )
+  return WeightRule(weigh, init)
