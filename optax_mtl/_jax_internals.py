@@ -1,2 +1,6 @@
-def column_major(x): return x
-def debug_check(*a, **k): pass
+def column_major(x):
+  return x
+
+
+def debug_check(*a, **k):
+  pass

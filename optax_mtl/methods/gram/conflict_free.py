@@ -16,7 +16,6 @@ from optax_mtl.solvers import (
   conflict_free_direction,
 )
 
-
 Length = Literal[
   "projection", "min", "max", "harmonic", "arithmetic", "geometric"
 ]
@@ -50,7 +49,7 @@ _COMMON_LENGTHS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def conflict_free(
   num_tasks: int, length: Length = "projection"
 ) -> WeightRule[Certificate]:
-  """Conflict-free inverse gradients (ConFIG): the same cosine to every task's gradient.
+  """ConFIG, conflict-free inverse gradients: the same cosine to each gradient.
 
   The direction is `U⁺ 1`, with `U` the unit gradients, computed as T
   coefficients on the gradients and not from a pseudo-inverse of the Jacobian.
