@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import ExtraArg, MissingArgumentError, Step
@@ -74,7 +75,7 @@ class _WatchedArgs(Mapping[str, Any]):
     return len(self.args)
 
 
-def facts(method: Method) -> Facts:
+def facts(method: optax.GradientTransformation) -> Facts:
   """Traces one step of a method and says what it read.
 
   Args:
