@@ -1,2 +1,0 @@
-from optax_mtl._sources import *
-from optax_mtl._task_gradients import TaskGradients
