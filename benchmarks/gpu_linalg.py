@@ -21,7 +21,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _linalg
+from optax_mtl import linalg
 
 
 def parse_args(argv=None):
@@ -83,15 +83,15 @@ def candidates(num_tasks):
   """Name to function of the leaves."""
 
   def both(leaves):
-    gram = _linalg.gram(leaves, num_tasks)
+    gram = linalg.gram(leaves, num_tasks)
     weights = 1 / (1 + jnp.sum(jnp.abs(gram), axis=1))
-    return _linalg.combine(leaves, weights / jnp.sum(weights))
+    return linalg.combine(leaves, weights / jnp.sum(weights))
 
   return {
     # The negation is what makes it a copy: an identity would be elided.
     "copy": lambda leaves: [-leaf for leaf in leaves],
-    "gram": lambda leaves: _linalg.gram(leaves, num_tasks),
-    "combine": lambda leaves: _linalg.combine(
+    "gram": lambda leaves: linalg.gram(leaves, num_tasks),
+    "combine": lambda leaves: linalg.combine(
       leaves, jnp.arange(1.0, num_tasks + 1)
     ),
     "both": both,

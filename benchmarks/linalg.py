@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_mtl import _linalg
+from optax_mtl import linalg
 
 TREES = {
   "mlp": [(784, 512), (512,), (512, 512), (512,), (512, 10), (10,)],
@@ -83,13 +83,13 @@ def jax_candidates(num_tasks):
   """Name to function of the leaves."""
 
   def combine(leaves):
-    return _linalg.combine(leaves, jnp.arange(1.0, num_tasks + 1))
+    return linalg.combine(leaves, jnp.arange(1.0, num_tasks + 1))
 
   def both(leaves):
-    gram = _linalg.gram(leaves, num_tasks)
+    gram = linalg.gram(leaves, num_tasks)
     # A weight that needs the whole matrix, in place of a solver.
     weights = 1 / (1 + jnp.sum(jnp.abs(gram), axis=1))
-    return _linalg.combine(leaves, weights / jnp.sum(weights))
+    return linalg.combine(leaves, weights / jnp.sum(weights))
 
   def read(leaves):
     return sum(jnp.sum(leaf) for leaf in leaves)
@@ -99,7 +99,7 @@ def jax_candidates(num_tasks):
     return [jnp.full(leaf.shape[1:], value) for leaf in leaves]
 
   return {
-    "gram": lambda leaves: _linalg.gram(leaves, num_tasks),
+    "gram": lambda leaves: linalg.gram(leaves, num_tasks),
     "combine": combine,
     "both": both,
     "plain": plain_gram,

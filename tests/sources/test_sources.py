@@ -29,7 +29,7 @@ def summary(grads_of, params, x, has_aux, mask=False):
   @jax.jit
   def run(params, x):
     value, grads = grads_of(params, x)
-    grads = optax_mtl._task_gradients.as_task_gradients(grads, T, params)
+    grads = optax_mtl.sources.as_task_gradients(grads, T, params)
     losses, aux = value if has_aux else (value, None)
     weights = jnp.asarray(WEIGHTS, solver_dtype())
     shared, head_weights = None, None
@@ -213,7 +213,7 @@ def test_a_function_with_a_rule_for_reverse_mode_only(source):
     return jnp.stack([jnp.sum(6 * steep(p)), jnp.sum(2 * steep(p))])
 
   _, grads = optax_mtl.value_and_task_grads(loss_fn, source=source)(jnp.ones(2))
-  grads = optax_mtl._task_gradients.as_task_gradients(grads, 2)
+  grads = optax_mtl.sources.as_task_gradients(grads, 2)
   np.testing.assert_allclose(grads.gram(), [[18.0, 6.0], [6.0, 2.0]])
 
 
@@ -229,7 +229,7 @@ def test_mixed_dtypes_of_params_and_losses():
       params
     )
     assert losses.dtype == jnp.float32
-    grads = optax_mtl._task_gradients.as_task_gradients(grads, 2, params)
+    grads = optax_mtl.sources.as_task_gradients(grads, 2, params)
     assert grads.gram().dtype == solver_dtype()
     np.testing.assert_allclose(grads.gram(), np.diag([3.0, 2.0]))
     combined = grads.combine(jnp.array([2.0, 3.0]))

@@ -10,7 +10,7 @@ parameters, and none copies a leaf:
   leaf);
 * on one CPU device that `dot_general` is 5 to 30 times slower than reading the
   data, so there a loop over cache-sized blocks takes its place
-  (`_linalg_cpu.py`).
+  (`cpu.py`).
 
 Which of the two applies is not known while tracing. It is decided when the
 program is lowered, the first point at which both the platform and the number
@@ -18,15 +18,15 @@ of devices are certain.
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 
-from optax_mtl import _linalg_cpu
+from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.linalg import cpu
 
 # Below this many entries in the whole tree a plain product takes microseconds
 # and the second branch is not worth its compile time.
@@ -36,42 +36,11 @@ _SMALL_TREE = 1 << 16
 # slowly.
 _UNROLL = 16
 
-# Columns of a leaf that is not worth code of its own.
-_TINY = 1024
+# Columns of a leaf whose weighted sum is not worth code of its own.
+_COMBINED_BY_CALL = 1024
 
 
-# A boolean that is True where the arrays of the program being lowered live
-# whole on one device: a program for one device, or the body of a `shard_map`.
-# It takes no inputs, hence needs no rules for vmap or differentiation.
-_is_local_p = Primitive("mtl_is_local")
-
-
-@_is_local_p.def_abstract_eval
-def _is_local_abstract_eval():
-  return jax.core.ShapedArray((), jnp.bool_)
-
-
-@_is_local_p.def_impl
-def _is_local_impl():
-  # Without a program to lower nothing is known: take the form that is right
-  # everywhere.
-  return np.bool_(False)
-
-
-def _is_local_lowering(ctx):
-  where = ctx.module_context.axis_context
-  if hasattr(where, "manual_axes"):  # inside shard_map
-    names = frozenset(where.mesh.axis_names)
-    local = where.mesh.size == 1 or frozenset(where.manual_axes) == names
-  else:
-    local = getattr(where, "num_devices", None) == 1
-  return [mlir.ir_constant(np.bool_(local))]
-
-
-mlir.register_lowering(_is_local_p, _is_local_lowering)
-
-
-def _inexact(leaf) -> jax.Array:
+def _inexact(leaf: Any) -> jax.Array:
   """The leaf as an array, integers as `solver_dtype()`."""
   leaf = jnp.asarray(leaf)
   if jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -79,28 +48,25 @@ def _inexact(leaf) -> jax.Array:
   return leaf.astype(solver_dtype())
 
 
-def _at_least_float32(dtype) -> jnp.dtype:
+def _at_least_float32(dtype: Any) -> Any:
   """The dtype that sums of `dtype` are accumulated in."""
   return jnp.dtype("float32") if jnp.finfo(dtype).bits < 32 else dtype
 
 
-def _explicit_mesh(leaves) -> bool:
-  """Whether a leaf's sharding is part of its type."""
-  explicit = jax.sharding.AxisType.Explicit
-  return any(
-    explicit in jax.typeof(leaf).sharding.mesh.axis_types for leaf in leaves
-  )
+def _replicated(leaves: Sequence[jax.Array]) -> dict[str, Any]:
+  """Keyword arguments for products [T, T] of leaves whose types are sharded."""
+  if leaves and _jax_internals.has_explicit_mesh(leaves):
+    return {"out_sharding": jax.sharding.PartitionSpec(None, None)}
+  return {}
 
 
-def _plain_gram(*leaves, num_tasks: int) -> jax.Array:
+def _plain_gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   """One `dot_general` per leaf: partitions well, and is best off the CPU."""
   total = jnp.zeros((num_tasks, num_tasks), solver_dtype())
-  kwargs = {}
-  if leaves and _explicit_mesh(leaves):
-    kwargs["out_sharding"] = jax.sharding.PartitionSpec(None, None)
+  kwargs = _replicated(leaves)
   for leaf in leaves:
     axes = tuple(range(1, leaf.ndim))
-    for part in _linalg_cpu.real_parts(leaf):
+    for part in cpu.real_parts(leaf):
       total = total + jax.lax.dot_general(
         part,
         part,
@@ -114,24 +80,24 @@ def _plain_gram(*leaves, num_tasks: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="num_tasks", inline=False)
-def _gram(leaves, num_tasks: int) -> jax.Array:
+def _gram(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
   plain = functools.partial(_plain_gram, num_tasks=num_tasks)
   size = sum(leaf.size for leaf in leaves)
-  if size <= _SMALL_TREE or _explicit_mesh(leaves):
+  if size <= _SMALL_TREE or _jax_internals.has_explicit_mesh(leaves):
     total = plain(*leaves)
   else:
 
-    def cpu(*leaves):
-      local = functools.partial(_linalg_cpu.gram, num_tasks=num_tasks)
-      return jax.lax.cond(_is_local_p.bind(), local, plain, *leaves)
+    def on_cpu(*leaves: jax.Array) -> jax.Array:
+      local = functools.partial(cpu.gram, num_tasks=num_tasks)
+      return jax.lax.cond(_jax_internals.is_local(), local, plain, *leaves)
 
-    total = jax.lax.platform_dependent(*leaves, cpu=cpu, default=plain)
+    total = jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=plain)
   # One triangle decides for both: products of equal rows may be summed in
   # another order above the diagonal than below it.
   return jnp.tril(total) + jnp.tril(total, -1).T
 
 
-def gram(tree, num_tasks: int) -> jax.Array:
+def gram(tree: Any, num_tasks: int) -> jax.Array:
   """Inner products of the tasks' gradients.
 
   Args:
@@ -154,9 +120,63 @@ def gram(tree, num_tasks: int) -> jax.Array:
   return _gram([_inexact(leaf) for leaf in jax.tree.leaves(tree)], num_tasks)
 
 
+def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
+  """Inner products of the gradients of two trees.
+
+  Args:
+    tree: A pytree with leaves `[T, *shape]`.
+    other: One of the same structure, with leaves `[S, *shape]`.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T, S]` of `solver_dtype()`, entry [t, s] the real part of
+    `<tree_t, conj(other_s)>`; zeros [T, T] for empty trees.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> cross_gram(jnp.array([[3.0, 0.0], [1.0, 2.0]]), jnp.eye(2), 2)
+    Array([[3., 0.],
+           [1., 2.]], dtype=float32)
+  """
+  leaves = [_inexact(leaf) for leaf in jax.tree.leaves(tree)]
+  others = [_inexact(leaf) for leaf in jax.tree.leaves(other)]
+  columns = others[0].shape[0] if others else num_tasks
+  total = jnp.zeros((num_tasks, columns), solver_dtype())
+  kwargs = _replicated(leaves + others)
+  for left, right in zip(leaves, others, strict=True):
+    axes = tuple(range(1, left.ndim))
+    pairs = zip(cpu.real_parts(left), cpu.real_parts(right), strict=True)
+    for left, right in pairs:
+      total = total + jax.lax.dot_general(
+        left.astype(solver_dtype()),
+        right.astype(solver_dtype()),
+        ((axes, axes), ((), ())),
+        precision="highest",
+        **kwargs,
+      )
+  return total
+
+
+def project(tree: Any, gradient: Any, num_tasks: int) -> jax.Array:
+  """Inner products of the tasks' gradients with one gradient.
+
+  Args:
+    tree: A pytree with leaves `[T, *shape]`.
+    gradient: One of the same structure, with leaves `[*shape]`.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T]` of `solver_dtype()`.
+  """
+  row = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], gradient)
+  return cross_gram(tree, row, num_tasks)[:, 0]
+
+
 # Jitted so that leaves of one shape are traced and lowered once.
 @jax.jit
-def _combine_leaf(leaf, weights, keep) -> jax.Array:
+def _combine_leaf(
+  leaf: jax.Array, weights: jax.Array, keep: jax.Array | None
+) -> jax.Array:
   """`sum_t weights[t] * leaf[t]` over the kept rows, in the leaf's dtype."""
   num_tasks = leaf.shape[0]
   acc = _at_least_float32(leaf.dtype)
@@ -172,7 +192,7 @@ def _combine_leaf(leaf, weights, keep) -> jax.Array:
     # XLA compiles code for every product with a vector, but calls a library for
     # one with a matrix: two equal rows save most of the compile time where
     # leaves are tiny, and many.
-    tiny = leaf.size <= num_tasks * _TINY
+    tiny = leaf.size <= num_tasks * _COMBINED_BY_CALL
     left = jnp.stack([weights, weights]) if tiny else weights[None]
     return jax.lax.dot_general(
       left,
@@ -185,7 +205,7 @@ def _combine_leaf(leaf, weights, keep) -> jax.Array:
   # Written out, the sum is one fusion that reads every row once and selects
   # as it reads. XLA's CPU backend takes up to 1000 times as long to reduce
   # over the task axis of a leaf with three axes.
-  def term(t):
+  def term(t: int) -> jax.Array:
     row = leaf[t].astype(acc)
     if keep is not None:
       # By selection: 0 * nan is nan.
@@ -203,7 +223,9 @@ def _combine_leaf(leaf, weights, keep) -> jax.Array:
   return total.astype(leaf.dtype)
 
 
-def combine(tree, weights, keep=None):
+def combine(
+  tree: Any, weights: jax.Array, keep: jax.Array | None = None
+) -> Any:
   """Weighted sum of the tasks' gradients.
 
   Args:
@@ -229,7 +251,7 @@ def combine(tree, weights, keep=None):
   )
 
 
-def finite(tree, num_tasks: int) -> jax.Array:
+def finite(tree: Any, num_tasks: int) -> jax.Array:
   """Which tasks' gradients are finite throughout.
 
   Args:
@@ -248,9 +270,17 @@ def finite(tree, num_tasks: int) -> jax.Array:
   for leaf in jax.tree.leaves(tree):
     leaf = _inexact(leaf)
     axes = tuple(range(1, leaf.ndim))
-    for part in _linalg_cpu.real_parts(leaf):
+    for part in cpu.real_parts(leaf):
       # x * 0 is 0 or nan. XLA's CPU backend sums floats fast; `all(isfinite)`
       # takes up to 10 times as long, and a maximum of |x| may lose a nan.
       zeros = part.astype(_at_least_float32(part.dtype)) * 0
       result = result & (jnp.sum(zeros, axis=axes) == 0)
   return result
+
+
+def tree_finite(tree: Any) -> jax.Array:
+  """Whether all entries of all leaves are finite, a scalar bool."""
+  fine = jnp.ones((), jnp.bool_)
+  for leaf in jax.tree.leaves(tree):
+    fine &= jnp.all(jnp.isfinite(leaf))
+  return fine

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from optax_mtl._canonical_conv import canonicalize
+from optax_mtl.sources.convolutions import canonicalize
 
 LAYOUTS = {
   1: ("NWC", "WIO", "NWC"),

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl._jax_internals import vary, varying_axes
 
 # Up to this many tasks the loop multiplies pairs of rows; a dense product's
 # packing costs more than the arithmetic there.
@@ -44,7 +45,7 @@ _DIRECT = 1 << 19
 
 # Leaves of at most this many columns are concatenated, into groups of at most
 # `_GROUP` columns, which bounds the memory.
-_TINY = 4096
+_CONCATENATED = 4096
 _GROUP = 1 << 16
 
 
@@ -61,14 +62,14 @@ def direct_columns(num_tasks: int) -> int:
   return 1 << 12 if num_tasks <= 2 else _DIRECT // num_tasks
 
 
-def real_parts(leaf) -> tuple[jax.Array, ...]:
+def real_parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
   """The leaf, or its real and its imaginary part."""
   if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
     return (jnp.real(leaf), jnp.imag(leaf))
   return (leaf,)
 
 
-def _product(block) -> jax.Array:
+def _product(block: jax.Array) -> jax.Array:
   """Gram matrix of one `[T, columns]` block."""
   return jax.lax.dot_general(
     block,
@@ -79,22 +80,7 @@ def _product(block) -> jax.Array:
   )
 
 
-def _varying(x) -> frozenset:
-  """The mesh axes of a surrounding `shard_map` over which `x` varies."""
-  aval = jax.typeof(x)
-  # jax 0.10 keeps them in `mat`, earlier versions in `vma`.
-  if hasattr(aval, "mat"):
-    return frozenset(aval.mat.varying)
-  return frozenset(getattr(aval, "vma", ()))
-
-
-def _vary(x, axes):
-  """Marks `x` as varying over `axes`, which loops in `shard_map` ask for."""
-  missing = tuple(sorted(axes - _varying(x)))
-  return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-
-def _groups(tiny) -> list[list[jax.Array]]:
+def _groups(tiny: list[jax.Array]) -> list[list[jax.Array]]:
   """Splits `[T, columns]` arrays into groups of at most `_GROUP` columns."""
   groups, columns = [], _GROUP
   for rows in tiny:
@@ -167,11 +153,11 @@ def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
   else:
     step = multiply
     init = jnp.zeros((num_tasks, num_tasks), dtype)
-  init = jax.tree.map(lambda x: _vary(x, axes), init)
+  init = jax.tree.map(lambda x: vary(x, axes), init)
   total, _ = jax.lax.scan(step, init, (jnp.asarray(leaf), jnp.asarray(number)))
   if not by_pairs:
     return total
-  result = _vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+  result = vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
   for (i, j), entry in zip(pairs, total, strict=True):
     result = result.at[i, j].set(jnp.sum(entry))
   return result
@@ -191,12 +177,12 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
   sizes = [leaf.size // num_tasks for leaf in leaves]
   columns = block_columns(num_tasks, sum(sizes))
   direct = direct_columns(num_tasks)
-  axes = frozenset().union(*(_varying(leaf) for leaf in leaves))
-  total = _vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
+  axes = frozenset().union(*(varying_axes(leaf) for leaf in leaves))
+  total = vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
   large, tiny = [], []
   for leaf, size in zip(leaves, sizes, strict=True):
     # Free: on one device the leaf is contiguous.
-    rows = _vary(leaf.reshape(num_tasks, size), axes)
+    rows = vary(leaf.reshape(num_tasks, size), axes)
     whole = size // columns * columns if size > direct else 0
     if whole:
       if jnp.issubdtype(rows.dtype, jnp.complexfloating):
@@ -206,7 +192,7 @@ def gram(*leaves, num_tasks: int) -> jax.Array:
     if whole == size:
       continue
     for rest in real_parts(rows[:, whole:]):
-      if rest.shape[1] <= _TINY:
+      if rest.shape[1] <= _CONCATENATED:
         tiny.append(rest.astype(solver_dtype()))
       else:
         total = total + _product(rest)

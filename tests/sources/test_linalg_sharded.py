@@ -10,15 +10,15 @@ import textwrap
 import numpy as np
 import pytest
 
-from optax_mtl import _linalg_cpu
+from optax_mtl.linalg import cpu
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _SHARDED = """
   import json, re
   import jax, jax.numpy as jnp, numpy as np
   from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-  from optax_mtl import _linalg
+  from optax_mtl import linalg
 
   T = 3
   rng = np.random.default_rng(0)
@@ -37,9 +37,9 @@ _SHARDED = """
   }
 
   def method(tree, w):
-    g = _linalg.gram(tree, T)
-    return (g, _linalg.combine(tree, w), _linalg.combine(tree, w, keep),
-            _linalg.finite(tree, T))
+    g = linalg.gram(tree, T)
+    return (g, linalg.combine(tree, w), linalg.combine(tree, w, keep),
+            linalg.finite(tree, T))
 
   def collectives(text):
     found = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|"
@@ -59,12 +59,12 @@ _SHARDED = """
             sharded = [x for x, s in zip(tree, spec) if "a" in s]
             rest = [x for x, s in zip(tree, spec) if "a" not in s]
             # The second term does not vary over "a".
-            return (jax.lax.psum(_linalg.gram(sharded, T), "a")
-                    + _linalg.gram(rest, T))
+            return (jax.lax.psum(linalg.gram(sharded, T), "a")
+                    + linalg.gram(rest, T))
           gram = jax.shard_map(gram, mesh=mesh, in_specs=(spec,), out_specs=P())
           jitted = jax.jit(gram)
         else:
-          jitted = jax.jit(lambda tree: _linalg.gram(tree, T))
+          jitted = jax.jit(lambda tree: linalg.gram(tree, T))
         if kind == "eager":
           # Whole program by program, outside of jit.
           g, c, ck, ok = method(tree, weights)
@@ -84,7 +84,7 @@ _SHARDED = """
         assert np.all(ok)
         combined = ""
         if kind in ("auto", "explicit"):
-          combined = jax.jit(_linalg.combine).lower(
+          combined = jax.jit(linalg.combine).lower(
             tree, weights, keep).compile().as_text()
         out[f"{kind} {name}"] = dict(
           error=float(error), gram=collectives(text),
@@ -131,4 +131,4 @@ def test_sharded(sharded, kind, name):
 
 def test_some_leaves_take_the_loop():
   # Else the cases above would not see the loop inside `shard_map`.
-  assert 2048 * 96 > _linalg_cpu.direct_columns(3)
+  assert 2048 * 96 > cpu.direct_columns(3)

@@ -99,7 +99,7 @@ def test_one_forward_pass():
   def tanhs(grads_of):
     def run(params, x):
       losses, grads = grads_of(params, x)
-      grads = optax_mtl._task_gradients.as_task_gradients(grads, T)
+      grads = optax_mtl.sources.as_task_gradients(grads, T)
       return losses, grads.gram(), grads.combine(jnp.ones(T, solver_dtype()))
 
     return count(jax.make_jaxpr(run)(params, x).jaxpr, {"tanh"})

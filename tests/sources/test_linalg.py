@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from optax_mtl import _linalg, _linalg_cpu
+from optax_mtl import linalg
+from optax_mtl.linalg import cpu
 from optax_mtl._dtypes import solver_dtype
 
 # Every threshold of the CPU path, from just below to just above.
-_TINY = _linalg_cpu._TINY
+_TINY = cpu._CONCATENATED
 
 
 def _shapes(num_tasks):
-  block = _linalg_cpu.block_columns(num_tasks, 0)
-  direct = _linalg_cpu.direct_columns(num_tasks)
+  block = cpu.block_columns(num_tasks, 0)
+  direct = cpu.direct_columns(num_tasks)
   loop = direct // block + 3  # blocks of a leaf that takes the loop
   return {
     "scalar": (),
@@ -53,7 +54,7 @@ def _rows(tree, num_tasks):
 
 def _check_gram(tree, num_tasks):
   """Compares with NumPy, exactly."""
-  got = _linalg.gram(tree, num_tasks)
+  got = linalg.gram(tree, num_tasks)
   rows = _rows(tree, num_tasks)
   want = (rows @ rows.conj().T).real
   assert np.abs(want).max() < 2**24
@@ -104,10 +105,10 @@ def test_gram_of_mixed_dtypes(num_tasks):
 def test_low_precision_is_not_summed_in_low_precision():
   # 1 + 2**-8 in bfloat16 sums stops at 256; float32 holds all of these.
   tree = [jnp.ones((2, 300_001), jnp.bfloat16), jnp.ones((2, 513), jnp.float16)]
-  np.testing.assert_array_equal(_linalg.gram(tree, 2), np.full((2, 2), 300514))
+  np.testing.assert_array_equal(linalg.gram(tree, 2), np.full((2, 2), 300514))
   rows = [jnp.concatenate([jnp.full((1, 3), 256.0), jnp.ones((256, 3))])]
   rows = [row.astype(jnp.bfloat16) for row in rows]
-  got = _linalg.combine(rows, jnp.ones((257,)))[0]
+  got = linalg.combine(rows, jnp.ones((257,)))[0]
   np.testing.assert_array_equal(np.asarray(got, np.float32), np.full(3, 512.0))
 
 
@@ -119,7 +120,7 @@ def test_long_sums_stay_accurate():
   for num_tasks, size in ((2, 4_000_003), (6, 1_000_003)):
     terms = 123 + (1 << 13)
     leaf = jnp.full((num_tasks, size), 0.1, jnp.float32)
-    got = np.asarray(_linalg.gram([leaf], num_tasks), np.float64)
+    got = np.asarray(linalg.gram([leaf], num_tasks), np.float64)
     want = size * float(np.float32(0.1)) ** 2
     eps = float(jnp.finfo(jnp.float32).eps)
     np.testing.assert_allclose(got, want, rtol=terms * eps / 2)
@@ -130,13 +131,13 @@ def test_gram_is_symmetric_and_close_where_sums_round(num_tasks):
   rng = np.random.default_rng(7)
   leaf = rng.standard_normal((num_tasks, 100_003)).astype(np.float32)
   tree = [leaf, leaf[:, :500]]
-  got = np.asarray(_linalg.gram(tree, num_tasks))
+  got = np.asarray(linalg.gram(tree, num_tasks))
   np.testing.assert_array_equal(got, got.T)
   rows = _rows(tree, num_tasks)
   norms = np.linalg.norm(rows, axis=1)
   # |error| <= n eps |x| |y| for chains of n additions, at random signs about
   # sqrt(n); n is at most the columns that are multiplied at once.
-  terms = _linalg_cpu.direct_columns(num_tasks)
+  terms = cpu.direct_columns(num_tasks)
   bound = 4 * np.sqrt(terms) * float(jnp.finfo(got.dtype).eps)
   error = np.abs(got - rows @ rows.T) / np.outer(norms, norms)
   assert error.max() < bound
@@ -144,12 +145,12 @@ def test_gram_is_symmetric_and_close_where_sums_round(num_tasks):
 
 def test_empty_trees():
   for tree in ({}, [], [jnp.zeros((3, 0))], [jnp.zeros((3, 4, 0, 2))]):
-    got = _linalg.gram(tree, 3)
+    got = linalg.gram(tree, 3)
     np.testing.assert_array_equal(got, np.zeros((3, 3)))
     assert got.dtype == solver_dtype() and not got.weak_type
-    np.testing.assert_array_equal(_linalg.finite(tree, 3), np.ones(3, bool))
-  assert _linalg.combine({}, jnp.ones((3,))) == {}
-  assert _linalg.combine([jnp.zeros((3, 0))], jnp.ones((3,)))[0].shape == (0,)
+    np.testing.assert_array_equal(linalg.finite(tree, 3), np.ones(3, bool))
+  assert linalg.combine({}, jnp.ones((3,))) == {}
+  assert linalg.combine([jnp.zeros((3, 0))], jnp.ones((3,)))[0].shape == (0,)
 
 
 @pytest.mark.parametrize("num_tasks", [3, 6])
@@ -158,10 +159,10 @@ def test_empty_trees():
 def test_gram_and_finite_keep_a_bad_task_to_itself(num_tasks, bad, name):
   tree = _tree(num_tasks, _shapes(num_tasks), seed=4)
   tree[name].reshape(num_tasks, -1)[1, -1] = bad
-  got = np.isfinite(_linalg.gram(tree, num_tasks))
+  got = np.isfinite(linalg.gram(tree, num_tasks))
   good = np.arange(num_tasks) != 1
   np.testing.assert_array_equal(got, np.outer(good, good))
-  np.testing.assert_array_equal(_linalg.finite(tree, num_tasks), good)
+  np.testing.assert_array_equal(linalg.finite(tree, num_tasks), good)
 
 
 def test_finite_knows_large_from_infinite():
@@ -174,8 +175,8 @@ def test_finite_knows_large_from_infinite():
     "c": np.full((3, 2), np.complex64(complex(1e38, -1e38))),
     "d": np.ones((3, 2), np.int32),
   }
-  jitted = jax.jit(_linalg.finite, static_argnums=1)
-  for function in (_linalg.finite, jitted):
+  jitted = jax.jit(linalg.finite, static_argnums=1)
+  for function in (linalg.finite, jitted):
     np.testing.assert_array_equal(function(tree, 3), [True] * 3)
     got = function(tree | {"e": bad}, 3)
     np.testing.assert_array_equal(got, [False, True, False])
@@ -196,7 +197,7 @@ def test_combine(num_tasks, masked):
   rng = np.random.default_rng(6)
   weights = rng.standard_normal(num_tasks).astype(np.float32)
   keep = np.arange(num_tasks) % 3 != 1 if masked else None
-  got = jax.jit(_linalg.combine)(tree, jnp.asarray(weights), keep)
+  got = jax.jit(linalg.combine)(tree, jnp.asarray(weights), keep)
   assert jax.tree.structure(got) == jax.tree.structure(tree)
   used = weights.astype(np.float64) * (1 if keep is None else keep)
   for leaf, out in zip(
@@ -222,27 +223,27 @@ def test_combine_selects(num_tasks):
   leaf = np.ones((num_tasks, 5), np.float32)
   leaf[1] = np.nan
   keep = np.arange(num_tasks) != 1
-  got = _linalg.combine([leaf], jnp.ones((num_tasks,)), jnp.asarray(keep))
+  got = linalg.combine([leaf], jnp.ones((num_tasks,)), jnp.asarray(keep))
   np.testing.assert_array_equal(got[0], np.full(5, num_tasks - 1.0))
   nothing = jnp.zeros((num_tasks,), jnp.bool_)
-  got = _linalg.combine([leaf], jnp.ones((num_tasks,)), nothing)
+  got = linalg.combine([leaf], jnp.ones((num_tasks,)), nothing)
   np.testing.assert_array_equal(got[0], np.zeros(5))
   # Without `keep` a nan is not hidden, not even by a weight of 0.
-  got = _linalg.combine([leaf], jnp.asarray(keep).astype(jnp.float32))
+  got = linalg.combine([leaf], jnp.asarray(keep).astype(jnp.float32))
   assert np.isnan(got[0]).all()
 
 
 @pytest.mark.parametrize("num_tasks", [2, 5])
 def test_vmap_and_scan(num_tasks):
-  direct = _linalg_cpu.direct_columns(num_tasks)
+  direct = cpu.direct_columns(num_tasks)
   shapes = {"a": (direct + 3,), "b": (direct, 2), "c": (9,)}
   trees = [_tree(num_tasks, shapes, seed=s) for s in range(3)]
   stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
   def method(tree):
-    gram = _linalg.gram(tree, num_tasks)
-    update = _linalg.combine(tree, gram[0])
-    return gram, update, _linalg.finite(tree, num_tasks)
+    gram = linalg.gram(tree, num_tasks)
+    update = linalg.combine(tree, gram[0])
+    return gram, update, linalg.finite(tree, num_tasks)
 
   single = jax.jit(method)
   want = jax.tree.map(lambda *x: jnp.stack(x), *[single(t) for t in trees])
@@ -259,7 +260,7 @@ def test_vmap_and_scan(num_tasks):
 def test_gram_is_differentiable():
   leaf = jnp.asarray(_tree(2, {"a": (70_000,)})["a"])
   weights = np.asarray([[1.0, 2.0], [2.0, -1.0]], solver_dtype())
-  got = jax.grad(lambda x: jnp.sum(_linalg.gram([x], 2) * weights))(leaf)
+  got = jax.grad(lambda x: jnp.sum(linalg.gram([x], 2) * weights))(leaf)
   # Each entry is a sum of two products.
   want = 2 * weights @ np.asarray(leaf)
   np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
@@ -275,10 +276,10 @@ def test_memory_stays_small(num_tasks):
   ]
 
   def method(leaves):
-    gram = _linalg.gram(leaves, num_tasks)
-    ok = _linalg.finite(leaves, num_tasks)
+    gram = linalg.gram(leaves, num_tasks)
+    ok = linalg.finite(leaves, num_tasks)
     weights = jnp.where(ok, gram[0], jnp.zeros_like(gram[0]))
-    return _linalg.combine(leaves, weights), _linalg.combine(
+    return linalg.combine(leaves, weights), linalg.combine(
       leaves, weights, ok
     )
 
@@ -292,7 +293,7 @@ def test_many_leaves_share_one_loop():
   shapes = [(256, 256), (256,), (256, 1024), (1024,)] * 12
   leaves = [jax.ShapeDtypeStruct((2, *s), jnp.float32) for s in shapes]
   text = (
-    jax.jit(_linalg.gram, static_argnums=1).lower(leaves, 2).compile().as_text()
+    jax.jit(linalg.gram, static_argnums=1).lower(leaves, 2).compile().as_text()
   )
   assert text.count(" while(") == 1
   assert "conditional(" in text
