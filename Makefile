@@ -22,7 +22,7 @@ help:
 	@echo "number of test processes, PYTHON=... the Python to use."
 
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python -m benchmarks.compare $(ARGS)
+	$(VENV)/bin/python -m benchmarks.quality.compare $(ARGS)
 
 test: $(VENV)/.installed-test
 	JAX_PLATFORMS=cpu $(VENV)/bin/python -m pytest \
