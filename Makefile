@@ -34,7 +34,7 @@ help:
 	@echo "number of test processes, PYTHON=... the Python to use."
 
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python -m benchmarks.compare $(ARGS)
+	$(VENV)/bin/python -m benchmarks.quality.compare $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(VENV)/bin/python -m pytest \

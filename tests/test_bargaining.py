@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
+from benchmarks.reference.solvers import bargaining as reference
 from optax_mtl.solvers import bargaining, spectral
-from tests import matrices
-from tests.reference import bargaining as reference
 
 EPS = float(np.finfo(np.float32).eps)
 # What is left of the equations is a few roundings of the terms in them.

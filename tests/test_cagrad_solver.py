@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
+from benchmarks.reference.solvers import conflict_averse as reference
 from optax_mtl import solvers
 from optax_mtl.solvers import cagrad
-from tests import matrices
-from tests.reference import cagrad as reference
 
 EPS = float(np.finfo(np.float32).eps)
 TOL = 16 * EPS

@@ -165,7 +165,8 @@ def test_adding_a_method():
   _run(
     f"{method}\n"
     "import numpy as np\n"
-    "reference = each_step = lambda function: function\n"
+    "each_step = lambda function: function\n"
+    "reference = lambda name: each_step\n"
     f"{reference}\n"
     "losses = np.array([1.0, 2.0, 4.0])\n"
     "tx = gls(3)\n"

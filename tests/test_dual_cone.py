@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
+from benchmarks.reference.solvers import dual_cone as reference
 from optax_mtl.solvers import dual_cone
-from tests import matrices
-from tests.reference import dual_cone as reference
 
 EPS = float(np.finfo(np.float32).eps)
 TOL = 16 * EPS

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
+from benchmarks.reference.solvers import min_norm as reference
 from optax_mtl import solvers
 from optax_mtl.solvers.min_norm import VARIANTS
-from tests import matrices
-from tests.reference import min_norm as reference
 
 EPS = float(np.finfo(np.float32).eps)
 # The default tolerance, and what the docstring adds to it for rounding.

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
 from optax_mtl import solvers
 from optax_mtl.solvers.min_norm import VARIANTS
-from tests import matrices
 
 
 @pytest.mark.parametrize("x64", [False, True])

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
+from benchmarks.reference.solvers import spectral as reference
 from optax_mtl.solvers import _compensated, spectral
-from tests import matrices
-from tests.reference import spectral as reference
 
 EPS = float(np.finfo(np.float32).eps)
 # Independent rows, whose unit Gram matrix has a condition number below 1e3.
