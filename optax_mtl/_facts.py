@@ -40,9 +40,9 @@ class _Watched(StackedTaskGradients):
     super().__init__(tree, num_tasks)
     self.seen: set[str] = set()
 
-  def gram(self, shared: Any = None) -> jax.Array:
+  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     self.seen.add("gram")
-    return super().gram(shared)
+    return super().gram(shared, name=name)
 
   def cross_gram(self, other: TaskGradients) -> jax.Array:
     self.seen.add("gram")

@@ -5,7 +5,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks, _jax_internals
@@ -26,7 +25,7 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
     "losses must not be negative: got {losses}. Shift them, or use "
     "normalize='l2'."
   )
-  if not isinstance(losses, Tracer):
+  if not _jax_internals.is_traced(losses):
     if (np.asarray(losses) < 0).any():
       raise ValueError(message.format(losses=np.asarray(losses)))
     return losses
