@@ -58,11 +58,11 @@ check: lint types docs test
 # The same suite in environments of their own.
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest PYTHON=python3.11 \
-	  PIP_CONSTRAINT=$(CURDIR)/.ci/lowest.txt
+	  INSTALL_ARGS='--constraint .ci/lowest.txt'
 
 test-newest:
 	$(MAKE) test VENV=.venv-newest \
-	  PYTHON="python3.14 python3.13 python3.12" PIP_UPGRADE=--upgrade
+	  PYTHON="python3.14 python3.13 python3.12" INSTALL_ARGS=--upgrade
 
 generate: $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu $(VENV)/bin/python docs/generate.py
@@ -89,6 +89,6 @@ $(VENV)/bin/python:
 
 # pip runs again only if pyproject.toml has changed since.
 $(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
-	PIP_CONSTRAINT=$(PIP_CONSTRAINT) $(VENV)/bin/python -m pip install --quiet \
-	  --disable-pip-version-check $(PIP_UPGRADE) --editable '.[$*]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(INSTALL_ARGS) --editable '.[$*]'
 	@touch $@
