@@ -6,7 +6,6 @@ meaning, what stands here falls back on a form that is right and merely slower,
 or that says less. A test removes each name and runs what depends on it.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -125,3 +124,80 @@ def is_traced(value: Any) -> bool:
   """Whether a value is not known while tracing."""
   tracer = getattr(jax.core, "Tracer", None)
   return tracer is not None and isinstance(value, tracer)
+
+
+# --- Programs as data ---------------------------------------------------------
+
+# Calls whose body is looked into: plain ones, and those that rematerialize.
+# Custom derivative rules are not: a new body would not be the rule's.
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
+
+
+def replace_convolutions(
+  fun: Callable[[Any], Any],
+  example: Any,
+  replacement: Callable[[jax.Array, jax.Array, dict[str, Any]], jax.Array],
+) -> Callable[[Any], Any]:
+  """The same function of one pytree, with its convolutions replaced.
+
+  The function is traced, the equations of convolutions in it and in the calls
+  that it makes are exchanged, and all others stay what they were.
+
+  Args:
+    fun: A function of one pytree of arrays that returns a pytree.
+    example: A pytree of arrays or `ShapeDtypeStruct`, the argument's shapes.
+    replacement: Function from a convolution's operands and parameters to its
+      result.
+
+  Returns:
+    The new function; `fun` itself where it has no convolution, or where JAX
+    does not let a program be rewritten.
+  """
+  closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(example)
+  try:
+    from jax.extend.core import jaxpr_as_fun
+
+    rewritten = _replace_in_closed(closed, replacement)
+    if rewritten is closed:
+      return fun
+    run = jaxpr_as_fun(rewritten)
+  except (ImportError, AttributeError, TypeError):
+    return fun
+  structure = jax.tree.structure(out_shape)
+
+  def new(arg: Any) -> Any:
+    return jax.tree.unflatten(structure, run(*jax.tree.leaves(arg)))
+
+  return new
+
+
+def _replace_in_closed(closed: Any, replacement: Any) -> Any:
+  """A closed jaxpr with convolutions replaced; the same object if none is."""
+  jaxpr = _replace_in(closed.jaxpr, replacement)
+  return closed if jaxpr is closed.jaxpr else closed.replace(jaxpr=jaxpr)
+
+
+def _replace_in(jaxpr: Any, replacement: Any) -> Any:
+  eqns = [_replace_eqn(eqn, replacement) for eqn in jaxpr.eqns]
+  if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
+    return jaxpr
+  return jaxpr.replace(eqns=eqns)
+
+
+def _replace_eqn(eqn: Any, replacement: Any) -> Any:
+  if eqn.primitive is jax.lax.conv_general_dilated_p:
+    # A call with the same operands and results takes the equation's place.
+    call = jax.jit(lambda lhs, rhs: replacement(lhs, rhs, eqn.params))
+    (new,) = jax.make_jaxpr(call)(*[var.aval for var in eqn.invars]).eqns
+    return eqn.replace(
+      primitive=new.primitive, params=new.params, effects=new.effects
+    )
+  if eqn.primitive.name not in _CALLS:
+    return eqn
+  name = "jaxpr" if "jaxpr" in eqn.params else "call_jaxpr"
+  body = eqn.params[name]
+  replace = _replace_in_closed if hasattr(body, "consts") else _replace_in
+  new = replace(body, replacement)
+  if new is body:
+    return eqn
+  return eqn.replace(params=eqn.params | {name: new})

@@ -1,7 +1,6 @@
 """The source that stores no gradients: `M[:, t] = J (Jᵀ e_t)`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -51,6 +51,7 @@ class Recorder:
   """
 
   def __init__(self) -> None:
+    """Nothing has been seen yet."""
     self.keys: list[Any] | None = None
 
   def stack(self, value: Any) -> jax.Array:

@@ -53,12 +53,14 @@ def check_within(mask: Any, trunk: Any, name: str) -> None:
     ValueError: It does.
   """
   chosen = jax.tree_util.tree_leaves_with_path(mask)
-  for (path, wanted), within in zip(chosen, jax.tree.leaves(trunk), strict=True):
+  for (path, wanted), within in zip(
+    chosen, jax.tree.leaves(trunk), strict=True
+  ):
     if wanted and not within:
       raise ValueError(
-        f"{name}= selects {_checks.leaf_name(path)}, which is not in the shared "
-        "trunk that the task gradients were told with shared=: choose among "
-        "the trunk's leaves."
+        f"{name}= selects {_checks.leaf_name(path)}, which is not in the "
+        "shared trunk that the task gradients were told with shared=: choose "
+        "among the trunk's leaves."
       )
 
 

@@ -54,7 +54,7 @@ def _stack(
   params: Any,
   chunk_size: int | None,
 ) -> Any:
-  """`row` of each task's unit cotangent, stacked: a tree with leaves [T, ...]."""
+  """`row` of each task's unit cotangent, stacked: leaves [T, ...]."""
   cotangents = pullbacks.unit_cotangents(pullbacks.like(losses))
   small = sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE
   if chunk_size is None and small and not miscompiled.batches_wrongly():
@@ -76,12 +76,13 @@ def _trunk_gradients(
   def trunk_row(unit: jax.Array) -> list[jax.Array]:
     return masks.pick(in_trunk, pullback(unit))
 
-  def pull_heads(
-    weights: jax.Array, keep: jax.Array | None
-  ) -> list[jax.Array]:
+  def pull_heads(weights: jax.Array, keep: jax.Array | None) -> list[jax.Array]:
     del keep  # The tasks share one forward pass: see value_and_task_grads.
-    heads = lambda cotangent: masks.pick(in_heads, pullback(cotangent))  # noqa: E731
-    return pullbacks.pull_back(heads, weights, losses.dtype)
+    return pullbacks.pull_back(
+      lambda cotangent: masks.pick(in_heads, pullback(cotangent)),
+      weights,
+      losses.dtype,
+    )
 
   def map_heads(fun: Callable[[list[jax.Array]], Any]) -> Any:
     return _stack(
@@ -120,16 +121,36 @@ def value_and_task_grads(
   T - 1 forward-mode passes, and the update itself is one backward pass; a
   method that needs only the losses costs exactly one.
 
+  With `shared=`, which says which leaves are the trunk that all tasks share,
+  methods weigh the trunk's gradients alone. The stacked source then stores T
+  copies of the trunk only, and computes the heads' gradients once, when they
+  are combined.
+
   A loss whose derivative is NaN or inf spoils the gradients of all tasks, with
   either source: they share one forward pass, and 0 times NaN is NaN. Neither
-  `active` nor `on_nonfinite="drop"` can undo that, since they act on the
-  gradients as they come. So an absent label that is coded as NaN has to be
-  replaced before it meets the prediction; or each task has a forward pass of
+  `active` nor dropping tasks that are not finite can undo that, since they act
+  on the gradients as they come. So an absent label that is coded as NaN has to
+  be replaced before it meets the prediction; or each task has a forward pass of
   its own, as in `value_and_task_batch_grads`.
+
+  The implicit source takes the backward pass for a linear function of the
+  losses' cotangents, which it is unless a `jax.custom_vjp` makes it another (by
+  clipping a cotangent, say). Then the sources differ: the weighted combination
+  is the backward pass of the weighted loss, not the sum of the tasks' own. The
+  Gram matrix needs the backward pass transposed; where JAX cannot do that (a
+  backward pass with a `while_loop`, a callback, or one that is not linear), it
+  comes from the gradients, two chunks of tasks at a time: up to T(T + 1)/2
+  backward passes instead of T and T - 1 forward ones.
+
+  Losses in half precision: cast them to float32 inside `fun`, before they are
+  reduced, for a mean in bfloat16 has two or three digits. Gram matrices and
+  weights keep theirs all the same: with the implicit source the Gram matrix is
+  computed from pairs of gradients, and weights that half precision cannot hold
+  are pulled back in up to three pieces, each a backward pass.
 
   Args:
     fun: Function that returns the losses: an array [T], or a sequence or dict
-      of scalars (a dict counts in the order of its sorted keys). With
+      of scalars (the rows of a dict are in the order of its sorted keys). With
       `has_aux`, a pair of that and any pytree.
     argnums: Which positional arguments to differentiate.
     has_aux: Whether `fun` returns a pair `(losses, aux)`.
@@ -137,23 +158,29 @@ def value_and_task_grads(
     chunk_size: How many tasks to differentiate at once. Smaller needs less
       memory, larger may be faster. None: one for "implicit"; for "stacked" all,
       but on CPU one if there are 2**18 params or more.
+    shared: Which leaves of the params are the shared trunk: a pytree prefix of
+      bools, or a callable from the params to one. With several `argnums`, the
+      params are their tuple. None: all leaves.
+    heads: "sum" or "weighted": whether the other leaves get the sum of the
+      tasks' gradients or the weighted sum.
 
   Returns:
     A function with the arguments of `fun` that returns `(losses, grads)`, or
-    `((losses, aux), grads)`: losses an array [T]; grads a tree with leaves
-    [T, *param.shape] in the params' dtypes, or a `TaskGradients`.
+    `((losses, aux), grads)`: losses an array [T], or a dict of scalars if `fun`
+    returned a dict; grads a tree with leaves [T, *param.shape] in the params'
+    dtypes, or with `shared` or "implicit" a `TaskGradients`.
 
   Raises:
     TypeError: A param or a loss is not floating point, or `has_aux` is set and
       `fun` returns no pair.
-    ValueError: A loss is not a scalar; `source` is unknown; `chunk_size` is not
-      positive.
+    ValueError: A loss is not a scalar; `source` or `heads` is unknown;
+      `chunk_size` is not positive; `shared` selects no leaf.
 
   Example:
     >>> import jax.numpy as jnp
     >>> import optax_mtl
     >>> def loss_fn(params, x):
-    ...   return {"a": jnp.sum(params * x), "b": jnp.sum(params**2)}
+    ...   return [jnp.sum(params * x), jnp.sum(params**2)]
     >>> losses, grads = optax_mtl.value_and_task_grads(loss_fn)(
     ...   jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
     ... )

@@ -117,6 +117,7 @@ class PullbackTaskGradients(TaskGradients):
     shared: Any = None,
     heads: Heads = "sum",
   ):
+    """See the attributes."""
     super().__init__(
       losses_like.shape[0], names=names, shared=shared, heads=heads
     )
@@ -127,12 +128,15 @@ class PullbackTaskGradients(TaskGradients):
 
   @property
   def params_like(self) -> Any:
+    """As in `TaskGradients`."""
     return self._params_like
 
   def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
     return self._map_rows(linalg.tree_finite, None)
 
   def stacked(self) -> Any:
+    """As in `TaskGradients`."""
     leaves = self._map_rows(lambda row: row, None)
     return jax.tree.unflatten(jax.tree.structure(self._params_like), leaves)
 

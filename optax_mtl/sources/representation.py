@@ -37,6 +37,7 @@ class RepresentationTaskGradients(pullbacks.PullbackTaskGradients):
     shared: Any = None,
     heads: Heads = "sum",
   ):
+    """See the attributes."""
     super().__init__(
       pullback,
       losses_like,
@@ -49,11 +50,12 @@ class RepresentationTaskGradients(pullbacks.PullbackTaskGradients):
     self.at_representation = at_representation
 
   def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
+    """As in `TaskGradients`; refuses to choose among the params' leaves."""
     if shared is not None:
       raise ValueError(
-        f"{name}= chooses among the params' leaves, but with the representation "
-        "source the Gram matrix is taken at the representation. Leave "
-        f"{name}= out, or use another source."
+        f"{name}= chooses among the params' leaves, but with the "
+        "representation source the Gram matrix is taken at the "
+        f"representation. Leave {name}= out, or use another source."
       )
     return self._gram(None)
 
@@ -87,23 +89,29 @@ def value_and_representation_grads(
   representation does not make it do so at the params.
 
   Args:
-    trunk: Function `(params, *args) -> representation`, an array or a pytree of
-      arrays that all tasks read. With `has_aux`, a pair with any pytree.
-    heads: Function `(params, representation, *args) -> losses`, in the forms
+    trunk_fn: Function `(params, *args) -> representation`, an array or a pytree
+      of arrays that all tasks read. With `has_aux`, a pair with any pytree.
+    heads_fn: Function `(params, representation, *args) -> losses`, in the forms
       that `value_and_task_grads` takes. With `has_aux`, a pair with any pytree.
     has_aux: Whether both return pairs.
     chunk_size: How many tasks to differentiate at once. None: all, but on CPU
       one.
+    shared: Which leaves of the params take the method's weights, as for
+      `value_and_task_grads`: as a rule those that `trunk_fn` reads. It changes
+      nothing of the Gram matrix, which is the one at the representation. None:
+      all leaves.
+    heads: "sum" or "weighted", what the other leaves get.
 
   Returns:
     A function `(params, *args) -> (losses, grads)`, with `has_aux`
-    `((losses, (trunk_aux, heads_aux)), grads)`: losses [T] and grads a
-    `TaskGradients`.
+    `((losses, (trunk_aux, heads_aux)), grads)`: losses an array [T] or a dict
+    of scalars, as `heads_fn` returned them, and grads a `TaskGradients`.
 
   Raises:
     TypeError: A param or a loss is not floating point, or `has_aux` is set and
       a function returns no pair.
-    ValueError: A loss is not a scalar, or `chunk_size` is not positive.
+    ValueError: A loss is not a scalar, `chunk_size` is not positive, `shared`
+      selects no leaf, or `heads` is unknown.
 
   References:
     Sener & Koltun, `Multi-Task Learning as Multi-Objective Optimization

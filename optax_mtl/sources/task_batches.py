@@ -29,8 +29,8 @@ def _rows(
   axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(args)
   if len(axes) != len(args):
     raise ValueError(
-      f"in_axes must be one value or have one entry for each of the {len(args)} "
-      f"args after the params, got {in_axes!r}."
+      "in_axes must be one value or have one entry for each of the "
+      f"{len(args)} args after the params, got {in_axes!r}."
     )
   is_none = lambda x: x is None  # noqa: E731
   leaf_axes: list[int | None] = jax.tree.leaves(
@@ -140,7 +140,9 @@ def _pull_heads(
     total, _ = add(total, rest)
   if keep is None:
     return total
-  return [jnp.where(jnp.any(keep), leaf, jnp.zeros_like(leaf)) for leaf in total]
+  return [
+    jnp.where(jnp.any(keep), leaf, jnp.zeros_like(leaf)) for leaf in total
+  ]
 
 
 def value_and_task_batch_grads(
@@ -166,18 +168,24 @@ def value_and_task_batch_grads(
     in_axes: The task axis of each of the args, as in `jax.vmap`: 0 for an arg
       with leaves [T, ...], None for one that all tasks share; one value for
       all or a tuple with one entry an arg.
-    chunk_size: How many tasks to take at once; None: all. Then only 0 and None
-      are allowed in `in_axes`.
+    chunk_size: How many tasks to take at once; None: all.
+    shared: Which leaves of the params are the shared trunk, as for
+      `value_and_task_grads`: the gradients of the others are never stacked, but
+      summed over the tasks when they are combined. With `chunk_size`, or where
+      tasks are absent, that takes a second forward and backward pass, through
+      the heads alone. None: all leaves are shared, and the result is a tree.
+    heads: "sum" or "weighted", what the other leaves get.
 
   Returns:
     A function `(params, *args) -> (losses, grads)`, with `has_aux`
-    `((losses, aux), grads)`: losses [T], grads with leaves [T, *param.shape],
-    aux with leaves [T, ...].
+    `((losses, aux), grads)`: losses [T], aux with leaves [T, ...], grads a tree
+    with leaves [T, *param.shape], or with `shared` a `TaskGradients`.
 
   Raises:
     TypeError: A param is not floating point.
-    ValueError: `chunk_size` is not positive or does not fit `in_axes`; the
-      args differ in their number of tasks (from `jax.vmap`).
+    ValueError: `chunk_size` is not positive, `in_axes` does not fit the args,
+      the args differ in their number of tasks (from `jax.vmap`), `shared`
+      selects no leaf, or `heads` is unknown.
 
   Example:
     >>> import jax.numpy as jnp

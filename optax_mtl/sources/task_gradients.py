@@ -45,6 +45,7 @@ class TaskGradients(abc.ABC):
     shared: Any = None,
     heads: Heads = "sum",
   ):
+    """See the attributes."""
     _checks.check_choice("heads", heads, ("sum", "weighted"))
     self.num_tasks = num_tasks
     self.names = names
@@ -279,19 +280,23 @@ class StackedTaskGradients(TaskGradients):
     shared: Any = None,
     heads: Heads = "sum",
   ):
+    """See the attributes."""
     super().__init__(num_tasks, names=names, shared=shared, heads=heads)
     self.tree = tree
 
   @property
   def params_like(self) -> Any:
+    """As in `TaskGradients`."""
     return jax.tree.map(
       lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.tree
     )
 
   def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
     return linalg.finite(self.tree, self.num_tasks)
 
   def stacked(self) -> Any:
+    """As in `TaskGradients`."""
     return self.tree
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:

@@ -37,6 +37,7 @@ class TrunkTaskGradients(TaskGradients):
     names: tuple[str, ...] | None = None,
     heads: Heads = "sum",
   ):
+    """See the attributes."""
     super().__init__(num_tasks, names=names, shared=shared, heads=heads)
     self.trunk = trunk
     self.pull_heads = pull_heads
@@ -45,13 +46,16 @@ class TrunkTaskGradients(TaskGradients):
 
   @property
   def params_like(self) -> Any:
+    """As in `TaskGradients`."""
     return self._params_like
 
   def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
     fine = linalg.finite(self.trunk, self.num_tasks)
     return fine & self.map_heads(linalg.tree_finite)
 
   def stacked(self) -> Any:
+    """As in `TaskGradients`."""
     return self._join(self.trunk, self.map_heads(lambda row: row))
 
   def _flags(self) -> list[bool]:

@@ -54,9 +54,7 @@ def map_rows(
   if chunk_size == 1:
     return in_turn(rows)
   if chunk_size is None:
-    return jax.lax.platform_dependent(
-      rows, cpu=in_turn, default=jax.vmap(fun)
-    )
+    return jax.lax.platform_dependent(rows, cpu=in_turn, default=jax.vmap(fun))
   if chunk_size >= jax.tree.leaves(rows)[0].shape[0]:
     return at_once(fun, rows)  # no loop of one trip, nor one of none
 

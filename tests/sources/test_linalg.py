@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from optax_mtl import linalg
-from optax_mtl.linalg import cpu
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.linalg import cpu
 
 # Every threshold of the CPU path, from just below to just above.
 _TINY = cpu._CONCATENATED
@@ -279,9 +279,7 @@ def test_memory_stays_small(num_tasks):
     gram = linalg.gram(leaves, num_tasks)
     ok = linalg.finite(leaves, num_tasks)
     weights = jnp.where(ok, gram[0], jnp.zeros_like(gram[0]))
-    return linalg.combine(leaves, weights), linalg.combine(
-      leaves, weights, ok
-    )
+    return linalg.combine(leaves, weights), linalg.combine(leaves, weights, ok)
 
   memory = jax.jit(method).lower(leaves).compile().memory_analysis()
   # One block and its accumulators, in float64 under x64; the data are 32 MB.

@@ -157,12 +157,32 @@ def test_task_batches(chunk_size):
     harness.assert_close(got, want, np.abs(want).max(), 1e-5)
 
 
-def test_task_batches_refuse_axes_that_chunks_cannot_take():
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_task_batches_take_any_axis(chunk_size):
+  """In tuples, within trees of one argument, and counted from the end."""
+
+  def loss_fn(params, batch, scale):
+    return jnp.sum(params * batch["x"]) * scale + jnp.sum(batch["bias"])
+
   grads_of = optax_mtl.value_and_task_batch_grads(
-    lambda p, x: jnp.sum(p * x), in_axes=1, chunk_size=1
+    loss_fn, in_axes=({"x": -1, "bias": None}, 0), chunk_size=chunk_size
   )
-  with pytest.raises(ValueError, match="With chunk_size, in_axes must be 0"):
-    grads_of(jnp.ones(2), jnp.ones((2, T)))
+  x, scale = normal(1, 2, T), normal(2, T)
+  losses, grads = grads_of(jnp.ones(2), {"x": x, "bias": jnp.ones(1)}, scale)
+  np.testing.assert_allclose(losses, x.sum(0) * scale + 1, rtol=1e-5)
+  np.testing.assert_allclose(grads, (x * scale).T, rtol=1e-5)
+
+
+def test_task_batches_refuse_axes_that_are_not_there():
+  loss_fn = lambda p, x: jnp.sum(p * x)  # noqa: E731
+  with pytest.raises(ValueError, match="At least one of the args"):
+    optax_mtl.value_and_task_batch_grads(loss_fn, in_axes=None)(
+      jnp.ones(2), jnp.ones(2)
+    )
+  with pytest.raises(ValueError, match="one entry for each of the 1 args"):
+    optax_mtl.value_and_task_batch_grads(loss_fn, in_axes=(0, 0))(
+      jnp.ones(2), jnp.ones((T, 2))
+    )
 
 
 @pytest.mark.parametrize("source", ["stacked", "implicit"])
@@ -177,8 +197,8 @@ def test_argnums_kwargs_and_containers(source):
   )
   a, x, b = jnp.ones(2), jnp.array([1.0, 2.0]), jnp.array([3.0])
   losses, grads = grads_of(a, x, b, scale=2.0)
-  # By sorted key: "one", then "two".
-  np.testing.assert_allclose(losses, [9.0, 6.0])
+  # The rows by sorted key: "one", then "two".
+  assert losses == {"one": 9.0, "two": 6.0}
   if source == "implicit":
     grads = grads.stacked()
   np.testing.assert_allclose(grads[0], [[0.0, 0.0], [2.0, 4.0]])
@@ -195,6 +215,9 @@ def test_losses_as_array_sequence_or_dict():
   ]
   for kind in kinds:
     losses, grads = optax_mtl.value_and_task_grads(kind)(jnp.ones(2))
+    if isinstance(losses, dict):
+      assert list(losses) == ["a", "b"]
+      losses = jnp.stack(list(losses.values()))
     np.testing.assert_array_equal(losses, [2.0, 2.0])
     np.testing.assert_array_equal(grads, [[1.0, 1.0], [2.0, 2.0]])
 
