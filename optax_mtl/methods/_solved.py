@@ -10,6 +10,7 @@ import optax
 from optax_mtl import _base
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.solvers._certificate import Certificate, initial_certificate
+from optax_mtl.solvers.combined import combined_norm
 
 
 class SolvedWeightsState(NamedTuple):
@@ -65,21 +66,6 @@ def task_shares(preference: Any, step: _base.Step) -> jax.Array:
   if preference is None:
     return step.active.astype(solver_dtype()) / step.num_active
   return step.only_active(preference)
-
-
-def combined_norm(gram: jax.Array, weights: jax.Array) -> jax.Array:
-  """The norm of the combined gradient, from the Gram matrix.
-
-  At unit diagonal, so that nothing under- or overflows on the way.
-  """
-  norms = jnp.sqrt(jnp.diagonal(gram))
-  safe = jnp.where(norms > 0, norms, jnp.ones_like(norms))
-  unit = gram / safe[:, None] / safe[None, :]
-  lengths = weights * norms
-  longest = jnp.max(jnp.abs(lengths))
-  relative = lengths / jnp.where(longest > 0, longest, jnp.ones_like(longest))
-  square = relative @ unit @ relative
-  return longest * jnp.sqrt(jnp.maximum(square, jnp.zeros_like(square)))
 
 
 def limit_norm(gram: jax.Array, weights: jax.Array, max_norm: Any) -> jax.Array:

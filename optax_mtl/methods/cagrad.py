@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import optax
 
 from optax_mtl import _base, _checks
-from optax_mtl.methods._solved import combined_norm, solved_weights
+from optax_mtl.methods._solved import solved_weights
 from optax_mtl.solvers import cagrad_weights
+from optax_mtl.solvers.combined import combined_norm
 
 
 @_base.method(

@@ -8,7 +8,7 @@ import optax
 from optax_mtl import _base, _checks
 from optax_mtl.methods._solved import solved_weights
 from optax_mtl.solvers import conflict_free_direction
-from optax_mtl.solvers._compensated import combined_products
+from optax_mtl.solvers.combined import combined_products
 
 
 def _mean(values, present):
