@@ -10,7 +10,8 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
-from optax_mtl.solvers import Certificate, cagrad_weights, combined_norm
+from optax_mtl.solvers import Certificate, cagrad_weights
+from optax_mtl.solvers.combined import combined_norm
 
 
 @method(

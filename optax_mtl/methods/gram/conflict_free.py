@@ -10,11 +10,8 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
-from optax_mtl.solvers import (
-  Certificate,
-  combined_products,
-  conflict_free_direction,
-)
+from optax_mtl.solvers import Certificate, conflict_free_direction
+from optax_mtl.solvers.combined import combined_products
 
 Length = Literal[
   "projection", "min", "max", "harmonic", "arithmetic", "geometric"

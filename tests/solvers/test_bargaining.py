@@ -235,7 +235,7 @@ def test_dtypes(x64):
       assert found.dtype == dtype and not found.weak_type
       assert certificate.residual.dtype == dtype
       assert certificate.iterations.dtype == jnp.int32
-      assert certificate.converged.dtype == jnp.bool_ and certificate.converged
+      assert certificate.status.dtype == jnp.int32 and certificate.converged
       if x64:
         np.testing.assert_allclose(
           found, reference.fairness(grads, alpha), rtol=1e-10

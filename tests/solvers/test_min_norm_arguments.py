@@ -26,7 +26,7 @@ def test_dtypes(x64, variant, num_tasks):
       expected = np.float64 if x64 else np.float32
       assert weights.dtype == certificate.residual.dtype == expected
       assert certificate.iterations.dtype == np.int32
-      assert certificate.converged.dtype == np.bool_
+      assert certificate.status.dtype == np.int32
       assert not any(x.weak_type for x in (weights, *certificate))
       gaps = jax.eval_shape(
         functools.partial(solvers.min_norm_trace, variant=variant, num_steps=4),
