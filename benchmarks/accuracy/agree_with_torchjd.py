@@ -11,19 +11,17 @@ problem has no solution are left out. Speed is measured elsewhere.
 Needs the `peers` extra. Takes a few minutes.
 """
 
-import argparse
 import json
 import pathlib
 import warnings
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.accuracy import judge
-from benchmarks.common import contenders, matrices
+from benchmarks.common import contenders, matrices, options, output
 
 #: Scales of all gradients, beside the families at scale 1.
 SCALES = (1e-4, 1e4)
@@ -49,32 +47,32 @@ def cases(num_tasks: int, count: int) -> dict[str, list[np.ndarray]]:
 
 
 def errors(
-  name: str, given: Sequence[np.ndarray], jitted: dict
+  name: str, given: Sequence[np.ndarray], jitted: dict[Any, Any]
 ) -> dict[str, list[float]]:
   """Side -> relative error for each matrix."""
-  method = contenders.METHODS[name]
-  result = {"ours": [], "theirs": []}
+  result: dict[str, list[float]] = {"ours": [], "theirs": []}
   for matrix in given:
     problem = judge.Problem(matrix)
     shapes = [(matrix.shape[1],)]
     ours = contenders.Ours(name, [matrix], shapes, jitted)
-    result["ours"].append(method.error(problem, ours.answer()))
+    result["ours"].append(judge.error(name, problem, ours.answer()))
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
       theirs = contenders.Theirs(name, [matrix])
-    result["theirs"].append(method.error(problem, theirs.answer()))
+    result["theirs"].append(judge.error(name, problem, theirs.answer()))
   return result
 
 
 def measure(
   methods: Sequence[str], sizes: Sequence[int], count: int
-) -> list[dict]:
+) -> list[dict[str, Any]]:
   """One row for each method and number of tasks.
 
   Under `errors` it maps the gradients' label to the worst error of either side,
   None where no matrix has a solution. NaN from a side counts as inf.
   """
-  rows, jitted = [], {}
+  rows: list[dict[str, Any]] = []
+  jitted: dict[Any, Any] = {}
   for name in methods:
     for num_tasks in sizes:
       row = {"method": name, "tasks": num_tasks, "errors": {}}
@@ -97,7 +95,7 @@ def _cell(pair: dict[str, float | None]) -> str:
   )
 
 
-def cells(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
   """Head and body of the table."""
   head = ["method", "T", *rows[0]["errors"]]
   body = [
@@ -107,30 +105,17 @@ def cells(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
   return head, body
 
 
-def markdown(rows: Sequence[dict]) -> str:
+def markdown(rows: Sequence[dict[str, Any]]) -> str:
   """The table as a page has it."""
   head, body = cells(rows)
   lines = [head, ["---"] * len(head), *body]
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def table(rows: Sequence[dict]) -> Table:
-  """The table for the terminal."""
-  head, body = cells(rows)
-  result = Table(title="Worst relative error, optax_mtl / TorchJD")
-  for column in head:
-    result.add_column(column, no_wrap=True)
-  for line in body:
-    result.add_row(*line)
-  return result
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-  """Measures and prints."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.accuracy.agree_with_torchjd",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+def main(argv: Sequence[str] | None = None) -> int:
+  """Measures and prints; returns the exit status."""
+  parser = options.new_parser(
+    "accuracy.agree_with_torchjd", __doc__, as_it_is=True
   )
   names = [n for n in contenders.METHODS if not n.endswith("_weighting")]
   parser.add_argument("--methods", nargs="+", choices=names, default=names)
@@ -141,17 +126,24 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   version = contenders.peer_version(threads=1)
   if version is None:
-    parser.exit(1, "TorchJD is not installed: pip install optax-mtl[peers]\n")
+    parser.exit(1, contenders.INSTALL + "\n")
   rows = measure(args.methods, args.tasks, args.count)
   if args.markdown:
     print(f"TorchJD {version}\n\n{markdown(rows)}")
   else:
-    console = Console(width=160)
+    head, body = cells(rows)
+    table = output.new_table(
+      "Worst relative error, optax_mtl / TorchJD", head, left=len(head)
+    )
+    for line in body:
+      table.add_row(*line)
+    console = output.new_console(160)
     console.print(f"TorchJD {version}")
-    console.print(table(rows))
+    console.print(table)
   if args.json:
     args.json.write_text(json.dumps({"peer": version, "rows": rows}, indent=1))
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  raise SystemExit(main())

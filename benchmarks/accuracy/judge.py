@@ -14,15 +14,20 @@ the error is NaN.
 """
 
 import functools
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.reference.solvers import (
-  bargaining,
-  dual_cone,
-  min_norm,
-  spectral,
+from benchmarks.common.contenders import (
+  ALPHA,
+  METHODS,
+  Answer,
+  C,
+  fixed_weights,
 )
+from benchmarks.reference.methods import REFERENCES
+from benchmarks.reference.methods.pcgrad import surgery
+from benchmarks.reference.solvers import min_norm
 
 _EPS32 = float(np.finfo(np.float32).eps)
 _CHUNK = 1 << 16
@@ -60,13 +65,13 @@ class Problem:
     norms = np.sqrt(np.diag(self.gram))
     self.descent = bool(shortest > 1e-7 * norms.min())
 
-  def _blocks(self):
+  def _blocks(self) -> Iterator[np.ndarray]:
     for start in range(0, self.matrix.shape[1], _CHUNK):
       yield self.matrix[:, start : start + _CHUNK].astype(np.float64)
 
   def distance(self, update: np.ndarray, weights: np.ndarray) -> float:
     """`|update - weights @ matrix| / |weights @ matrix|`, in float64."""
-    square = start = 0
+    square, start = 0.0, 0
     for block in self._blocks():
       stop = start + block.shape[1]
       square += np.sum((update[start:stop] - weights @ block) ** 2)
@@ -89,11 +94,11 @@ class Problem:
     mean = self.factor.mean(axis=0)
     radius = c * np.linalg.norm(mean)
 
-    def solve(s):
+    def solve(s: float) -> tuple[np.ndarray, float]:
       w = min_norm.min_norm(self.factor + s / radius * mean)
-      return w, np.linalg.norm(w @ self.factor)
+      return w, float(np.linalg.norm(w @ self.factor))
 
-    low, high = 0.0, np.linalg.norm(self.factor, axis=1).max()
+    low, high = 0.0, float(np.linalg.norm(self.factor, axis=1).max())
     for _ in range(60):
       middle = 0.5 * (low + high)
       w, norm = solve(middle)
@@ -101,18 +106,15 @@ class Problem:
     return 1 / len(w) + radius / norm * w
 
   @functools.cache  # noqa: B019
-  def upgrad(self) -> np.ndarray:
-    """The mean of the projections on the dual cone."""
-    rows = np.eye(len(self.gram))
-    project = dual_cone.project_dual_cone
-    return np.mean([project(self.factor, row) for row in rows], axis=0)
+  def reference(self, name: str, **kwargs: float) -> np.ndarray:
+    """The weights [T] by the method's reference; T may be large for it.
 
-  @functools.cache  # noqa: B019
-  def dual_proj(self) -> np.ndarray:
-    """The projection of the mean on the dual cone."""
-    num_tasks = len(self.gram)
-    equal = np.full(num_tasks, 1 / num_tasks)
-    return dual_cone.project_dual_cone(self.factor, equal)
+    Args:
+      name: Of the method.
+      **kwargs: What its reference takes.
+    """
+    factor = self.factor[None]
+    return REFERENCES[name](len(self.gram), factor, {}, **kwargs)[0]
 
   @functools.cache  # noqa: B019
   def imtl_g(self, unit: bool = True) -> np.ndarray:
@@ -129,36 +131,6 @@ class Problem:
     weights = inverse.T @ (inverse @ (np.ones_like(norms) if unit else norms))
     weights = weights / norms if unit else weights
     return weights / weights.sum()
-
-  @functools.cache  # noqa: B019
-  def config(self) -> np.ndarray:
-    """The direction with equal cosines, as long as the projections' sum."""
-    direction = spectral.conflict_free_direction(self.factor)
-    update = np.sum(self.factor @ direction) * direction
-    return np.linalg.lstsq(self.factor.T, update, rcond=None)[0]
-
-  @functools.cache  # noqa: B019
-  def aligned_mtl(self) -> np.ndarray:
-    """Equal singular values; the rank is decided at float32's roundings."""
-    num_tasks = len(self.gram)
-    equal = np.full(num_tasks, 1 / num_tasks)
-    update = spectral.aligned_direction(
-      self.factor, equal, "min", num_tasks * _EPS32
-    )
-    return np.linalg.lstsq(self.factor.T, update, rcond=None)[0]
-
-  def pcgrad(self, orders: np.ndarray) -> np.ndarray:
-    """Gradient surgery in the orders given: row `i` is the one of task `i`."""
-    total = np.zeros(len(self.gram))
-    for task, order in enumerate(orders):
-      left = np.zeros(len(self.gram))
-      left[task] = 1.0
-      for other in order:
-        product = self.gram[other] @ left
-        if other != task and product < 0:
-          left[other] -= product / self.gram[other, other]
-      total += left
-    return total
 
   def length(self, update: np.ndarray) -> float:
     """How much longer than the shortest, relative to that."""
@@ -178,6 +150,56 @@ class Problem:
     products = weights ** (1 / alpha) * (self.gram @ weights)
     return float(np.max(np.abs(products / products.mean() - 1)))
 
-  def bargaining(self, alpha: float) -> np.ndarray:
-    """The weights that solve `M w = w ** (-1 / alpha)`."""
-    return bargaining.fairness(self.factor, alpha)
+
+#: The kind of error of each method.
+KINDS = {name: "distance" for name in METHODS} | {
+  "mgda": "length",
+  "nash_mtl": "residual",
+  "fairgrad": "residual",
+}
+
+#: Function to the weights [T] whose update is the one right answer, for the
+#: methods whose error is a distance.
+_RIGHT: dict[str, Callable[[Problem, Answer], np.ndarray]] = {
+  "equal_weighting": lambda problem, _: np.ones(len(problem.gram)),
+  "fixed_weighting": lambda problem, _: fixed_weights(len(problem.gram)),
+  "pcgrad": lambda problem, answer: surgery(
+    problem.factor, _given(answer.orders)
+  ).sum(axis=0),
+  "cagrad": lambda problem, _: problem.cagrad(C),
+  "upgrad": lambda problem, _: problem.reference("upgrad"),
+  "dual_proj": lambda problem, _: problem.reference("dual_proj"),
+  "imtl_g": lambda problem, answer: problem.imtl_g(answer.side == "ours"),
+  # The rank is decided at float32's roundings.
+  "aligned_mtl": lambda problem, _: problem.reference(
+    "aligned_mtl", tiny=len(problem.gram) * _EPS32
+  ),
+  "config": lambda problem, _: problem.reference("conflict_free"),
+}
+
+
+def _given(array: np.ndarray | None) -> np.ndarray:
+  if array is None:
+    raise ValueError("The answer lacks what its method is judged by.")
+  return array
+
+
+def error(name: str, problem: Problem, answer: Answer) -> float:
+  """The relative error of an answer, of the method's kind.
+
+  Args:
+    name: A key of `contenders.METHODS`.
+    problem: The matrix.
+    answer: Of either side.
+
+  Returns:
+    The error; NaN where the problem has no solution.
+  """
+  if KINDS[name] == "length":
+    return problem.length(answer.update)
+  if KINDS[name] == "residual":
+    alpha = 1.0 if name == "nash_mtl" else ALPHA
+    return problem.residual(_given(answer.weights), alpha)
+  if name == "cagrad" and not problem.descent:
+    return float("nan")  # the peer returns 0 there, ours the mean
+  return problem.distance(answer.update, _RIGHT[name](problem, answer))

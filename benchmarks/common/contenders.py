@@ -4,23 +4,36 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import optax_mtl
-from benchmarks.accuracy.judge import Problem
 from benchmarks.common import trees
-from optax_mtl.methods import pcgrad
+from benchmarks.reference.methods.pcgrad import drawn_orders
 
-_C = 0.5
-_ALPHA = 2.0
+INSTALL = (
+  "TorchJD is not installed. To compare with it, install torch (a CPU build, "
+  "from the index that PyTorch's own instructions name: pip install torch "
+  "--index-url ...), then the extra of this project that holds the peers: "
+  "pip install -e '.[bench,peers]'."
+)
+
+#: CAGrad's radius and FairGrad's exponent, on either side.
+C = 0.5
+ALPHA = 2.0
 
 
-def _fixed(num_tasks: int) -> np.ndarray:
+def fixed_weights(num_tasks: int) -> np.ndarray:
+  """The weights [T] of `fixed_weighting`, on either side."""
   return np.linspace(0.5, 1.5, num_tasks, dtype=np.float32)
+
+
+def _nothing(num_tasks: int) -> dict[str, Any]:
+  del num_tasks
+  return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +41,16 @@ class Method:
   """How a method is built on either side.
 
   Attributes:
-    kwargs: Function of T: what ours is built with besides `num_tasks`.
     peer: Function `(torchjd.aggregation, torch, T)` to an aggregator.
-    error: Function `(problem, run)` to the relative error.
-    kind: Of error; see `benchmarks.accuracy.judge`.
+    kwargs: Function of T: what ours is built with besides `num_tasks`.
+    peer_has_weights: Whether the aggregator is asked for its weights, of which
+      the update is the sum.
     note: Which conventions had to be brought together, if any.
   """
 
-  kwargs: Callable[[int], dict[str, Any]]
   peer: Callable[[Any, Any, int], Any]
-  error: Callable[[Problem, "Answer"], float]
-  kind: str = "distance"
+  kwargs: Callable[[int], dict[str, Any]] = _nothing
+  peer_has_weights: bool = False
   note: str = ""
 
 
@@ -59,97 +71,48 @@ class Answer:
   orders: np.ndarray | None = None
 
 
-def _distance(weights: Callable[[Problem, Answer], np.ndarray]):
-  def error(problem, answer):
-    return problem.distance(answer.update, weights(problem, answer))
-
-  return error
-
-
-def _cagrad_error(problem: Problem, answer: Answer) -> float:
-  if not problem.descent:
-    return float("nan")  # the peer returns 0 there, ours the mean
-  return problem.distance(answer.update, problem.cagrad(_C))
-
-
-def _none(num_tasks):
-  del num_tasks
-  return {}
-
-
-#: In the order of the tables.
+#: In the order of the tables. What is right for each says
+#: `benchmarks.accuracy.judge`.
 METHODS: dict[str, Method] = {
-  "equal_weighting": Method(
-    _none,
-    lambda a, torch, t: a.Sum(),
-    _distance(lambda problem, _: np.ones(len(problem.gram))),
-  ),
+  "equal_weighting": Method(lambda a, torch, t: a.Sum()),
   "fixed_weighting": Method(
-    lambda t: {"weights": _fixed(t)},
-    lambda a, torch, t: a.Constant(torch.from_numpy(_fixed(t))),
-    _distance(lambda problem, _: _fixed(len(problem.gram))),
+    lambda a, torch, t: a.Constant(torch.from_numpy(fixed_weights(t))),
+    lambda t: {"weights": fixed_weights(t)},
   ),
-  "mgda": Method(
-    _none,
-    lambda a, torch, t: a.MGDA(),
-    lambda problem, answer: problem.length(answer.update),
-    "length",
-  ),
+  "mgda": Method(lambda a, torch, t: a.MGDA()),
   "pcgrad": Method(
-    _none,
     lambda a, torch, t: a.PCGrad(),
-    _distance(lambda problem, answer: problem.pcgrad(answer.orders)),
     note="each side is held against the surgery in the orders that it drew",
   ),
   "cagrad": Method(
-    lambda t: {"c": _C, "rescale": 0},
-    lambda a, torch, t: a.CAGrad(_C),
-    _cagrad_error,
+    lambda a, torch, t: a.CAGrad(C),
+    lambda t: {"c": C, "rescale": 0},
     note="c = 0.5, no rescaling, which TorchJD does not have",
   ),
-  "upgrad": Method(
-    _none,
-    lambda a, torch, t: a.UPGrad(),
-    _distance(lambda problem, _: problem.upgrad()),
-  ),
-  "dual_proj": Method(
-    _none,
-    lambda a, torch, t: a.DualProj(),
-    _distance(lambda problem, _: problem.dual_proj()),
-  ),
+  "upgrad": Method(lambda a, torch, t: a.UPGrad()),
+  "dual_proj": Method(lambda a, torch, t: a.DualProj()),
   "nash_mtl": Method(
-    _none,
     lambda a, torch, t: a.NashMTL(t),
-    lambda problem, answer: problem.residual(answer.weights, 1.0),
-    "residual",
+    peer_has_weights=True,
     note="TorchJD starts from its last weights: where one matrix is timed over "
     "and over (T P > 2^18), from the solution",
   ),
   "fairgrad": Method(
-    lambda t: {"alpha": _ALPHA},
-    lambda a, torch, t: a.FairGrad(_ALPHA),
-    lambda problem, answer: problem.residual(answer.weights, _ALPHA),
-    "residual",
+    lambda a, torch, t: a.FairGrad(ALPHA),
+    lambda t: {"alpha": ALPHA},
+    peer_has_weights=True,
     note="alpha = 2; ours clips the norm too",
   ),
   "imtl_g": Method(
-    _none,
     lambda a, torch, t: a.IMTLG(),
-    _distance(lambda problem, answer: problem.imtl_g(answer.side == "ours")),
     note="with more tasks than parameters the two take different "
     "pseudo-inverses, and each is held against its own",
   ),
   "aligned_mtl": Method(
-    _none,
     lambda a, torch, t: a.AlignedMTL(),
-    _distance(lambda problem, _: problem.aligned_mtl()),
     note="rank decided at float32's roundings, as both sides do",
   ),
-  "config": Method(
-    _none,
-    lambda a, torch, t: a.ConFIG(),
-    _distance(lambda problem, _: problem.config()),
-  ),
+  "config": Method(lambda a, torch, t: a.ConFIG()),
 }
 
 
@@ -166,7 +129,7 @@ class Ours:
     self,
     name: str,
     matrices: Sequence[np.ndarray],
-    shapes: list[tuple[int, ...]],
+    shapes: trees.Shapes,
     jitted: dict[Any, Any],
   ):
     """Builds, and compiles unless `jitted` holds it already."""
@@ -188,20 +151,18 @@ class Ours:
     self._function, self.compile_seconds = jitted[key]
     self._turn = itertools.cycle([(tree, state) for tree in given])
 
-  def __call__(self):
+  def __call__(self) -> Any:
     """Runs on the next matrix in turn, and waits for the result."""
     return jax.block_until_ready(self._function(*next(self._turn)))
 
   def answer(self) -> Answer:
     """On the first matrix."""
     updates, state = self._function(*self.args)
+    weights = np.asarray(state.weights)
     orders = None
     if self.name == "pcgrad":
-      orders, _ = pcgrad.draw_orders(self.args[1].order_key, len(state.weights))
-      orders = np.asarray(orders)
-    return Answer(
-      "ours", trees.as_vector(updates), np.asarray(state.weights), orders
-    )
+      (orders,) = drawn_orders(1, len(weights))
+    return Answer("ours", trees.as_vector(updates), weights, orders)
 
 
 class Theirs:
@@ -224,12 +185,11 @@ class Theirs:
     self._matrices = [torch.from_numpy(matrix) for matrix in matrices]
     self._aggregator = self._build()
     self._turn = itertools.cycle(self._matrices)
-    self._orders = None
     start = time.perf_counter()
     self._first = self._answer()
     self.first_seconds = time.perf_counter() - start
 
-  def __call__(self):
+  def __call__(self) -> Any:
     """Runs on the next matrix in turn."""
     return self._aggregator(next(self._turn))
 
@@ -240,7 +200,7 @@ class Theirs:
       torch.manual_seed(0)
       orders = np.stack([torch.randperm(num_tasks) for _ in range(num_tasks)])
     torch.manual_seed(0)
-    if METHODS[self.name].kind == "residual":
+    if METHODS[self.name].peer_has_weights:
       weights = self._aggregator.weighting(self._matrices[0])
       update = weights @ self._matrices[0]
       weights = weights.numpy()
@@ -260,13 +220,6 @@ def peer_version(threads: int | None) -> str | None:
     import torchjd  # noqa: F401
   except ImportError:
     return None
-  from importlib import metadata
-
   if threads:
     torch.set_num_threads(threads)
   return f"{metadata.version('torchjd')} on torch {torch.__version__}"
-
-
-def ready() -> None:
-  """Starts the backend, so that no method pays for it."""
-  jnp.zeros(()).block_until_ready()

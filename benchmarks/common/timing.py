@@ -1,8 +1,4 @@
-"""What the benchmarks of speed share: threads, clocks, and the memory's floor.
-
-No jax, numpy or torch is imported at the top: `restart_with_threads` has to run
-before they size their thread pools.
-"""
+"""Threads, clocks, the memory's floor, and the machine that it all ran on."""
 
 import dataclasses
 import os
@@ -12,6 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 _MARK = "BENCHMARKS_THREADS"
 _POOLS = (
@@ -61,8 +61,8 @@ def restart_with_threads(
   """Starts the module afresh, on so many cores and with pools of that size.
 
   XLA sizes its pool by the cores that the process may use, BLAS libraries read
-  the environment when they are loaded: both are decided before the first line
-  of a benchmark runs, hence the fresh start. Returns if this is it.
+  the environment when they are loaded: both are decided before `main` runs,
+  hence the fresh start. Returns if this is it.
 
   Args:
     threads: How many.
@@ -101,7 +101,9 @@ def interleave(
   Returns:
     Name to `Timing`.
   """
-  calls, spent, samples = {}, {}, {}
+  calls: dict[str, int] = {}
+  spent: dict[str, float] = {}
+  samples: dict[str, list[tuple[float, float]]] = {}
   for name, run in contenders.items():
     run()
     once = _block(run, 1)
@@ -137,7 +139,46 @@ def _block(run: Callable[[], Any], number: int) -> tuple[float, float]:
   return wall / number, cpu / number
 
 
-def memory_floor(matrix: Any) -> Callable[[], None]:
+def in_turn(
+  blocks: Mapping[str, Callable[[], object]],
+  repeats: int,
+  *,
+  before: Callable[[str], object] = lambda name: None,
+  after_round: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+  """Times blocks of a fixed size in turn, one of each in every round.
+
+  For what is too long, or has too much of a state, for `interleave`. The first
+  round warms up and does not count.
+
+  Args:
+    blocks: Name to a function that returns when its work is done.
+    repeats: Rounds that count.
+    before: Called with the name before each block, with the clock stopped.
+    after_round: Called after every round.
+
+  Returns:
+    Name to the seconds of each round.
+  """
+  seconds: dict[str, list[float]] = {name: [] for name in blocks}
+  for turn in range(repeats + 1):
+    for name, run in blocks.items():
+      before(name)
+      start = time.perf_counter()
+      run()
+      if turn:
+        seconds[name].append(time.perf_counter() - start)
+    after_round()
+  return seconds
+
+
+def median_ratio(seconds: Sequence[float], others: Sequence[float]) -> float:
+  """Median over rounds of the ratio within a round."""
+  pairs = zip(seconds, others, strict=True)
+  return statistics.median(a / b for a, b in pairs)
+
+
+def memory_floor(matrix: np.ndarray) -> Callable[[], None]:
   """A function that reads a matrix twice and writes one of its rows.
 
   What any method must cost that weighs gradients by their Gram matrix: one pass
@@ -150,10 +191,6 @@ def memory_floor(matrix: Any) -> Callable[[], None]:
   Returns:
     The function.
   """
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
   flat = matrix.reshape(-1)
   on_device = jnp.asarray(flat)
   total = jax.jit(jnp.sum)
@@ -162,11 +199,12 @@ def memory_floor(matrix: Any) -> Callable[[], None]:
     lambda: flat.max(),
     lambda: total(on_device).block_until_ready(),
   )
-  timings = interleave(dict(enumerate(readers)), repeats=5, seconds=0.2)
-  read = readers[min(timings, key=lambda index: timings[index].least)]
+  named = {str(index): reader for index, reader in enumerate(readers)}
+  timings = interleave(named, repeats=5, seconds=0.2)
+  read = named[min(timings, key=lambda name: timings[name].least)]
   row = np.empty(matrix.shape[1], matrix.dtype)
 
-  def floor():
+  def floor() -> None:
     read()
     read()
     row.fill(1.0)
@@ -174,7 +212,7 @@ def memory_floor(matrix: Any) -> Callable[[], None]:
   return floor
 
 
-def empty_call(update: Callable, *args: Any) -> Callable[[], None]:
+def empty_call(update: Callable[..., Any], *args: Any) -> Callable[[], None]:
   """The cost of dispatch alone: a jitted call that computes nothing.
 
   It takes the same arguments as `update` and returns zeros of the shapes that
@@ -187,13 +225,10 @@ def empty_call(update: Callable, *args: Any) -> Callable[[], None]:
   Returns:
     A function of nothing that makes the call and waits for it.
   """
-  import jax
-  import jax.numpy as jnp
-
   shapes = jax.eval_shape(update, *args)
 
   @jax.jit
-  def empty(*args):
+  def empty(*args: Any) -> Any:
     del args
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -202,9 +237,6 @@ def empty_call(update: Callable, *args: Any) -> Callable[[], None]:
 
 def machine() -> dict[str, Any]:
   """What the figures were measured on."""
-  import jax
-  import numpy as np
-
   name = platform.processor() or platform.machine()
   try:
     with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -1,9 +1,9 @@
-"""Task-gradient matrices, and the networks whose shapes they are given.
+"""Matrices as trees with the leaves of networks.
 
 >>> shapes = tree_shapes("mlp", 64)
 >>> sum(math.prod(shape) for shape in shapes)
 64
->>> matrix = FAMILIES["iid"](np.random.default_rng(0), 3, 64)
+>>> matrix = np.zeros((3, 64), np.float32)
 >>> [leaf.shape for leaf in as_tree(matrix, shapes).values()][:2]
 [(3, 4, 4), (3, 4)]
 """
@@ -15,47 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def iid(rng, num_tasks, num_params):
-  """Independent standard normal entries."""
-  return rng.standard_normal((num_tasks, num_params), dtype=np.float32)
+Shapes = list[tuple[int, ...]]
 
 
-def conflicting(rng, num_tasks, num_params):
-  """Rows that nearly cancel: their mean is shrunk tenfold."""
-  matrix = iid(rng, num_tasks, num_params)
-  matrix -= np.float32(0.9) * matrix.mean(axis=0)
-  return matrix
-
-
-def scaled(rng, num_tasks, num_params):
-  """Row lengths spread evenly, in the logarithm, over 1e-2 to 1e2."""
-  lengths = 10.0 ** rng.uniform(-2, 2, (num_tasks, 1))
-  return iid(rng, num_tasks, num_params) * lengths.astype(np.float32)
-
-
-#: Name -> function `(rng, T, P)` -> [T, P] of float32.
-FAMILIES: Mapping[str, Callable[..., np.ndarray]] = {
-  "iid": iid,
-  "conflicting": conflicting,
-  "scaled": scaled,
-}
-
-
-def _mlp(width):
-  """Three hidden layers."""
+def _mlp(width: int, blocks: int) -> Shapes:
+  """Three hidden layers, whatever the size."""
+  del blocks
   return [(width, width), (width,)] * 3
 
 
-def _cnn(width, blocks):
+def _cnn(width: int, blocks: int) -> Shapes:
   """Convolutions 3x3, each with the scale and offset of its normalisation."""
-  block = [(3, 3, width, width), (width,), (width,)]
+  block: Shapes = [(3, 3, width, width), (width,), (width,)]
   return [(3, 3, 3, width), (width,)] + block * blocks
 
 
-def _transformer(width, blocks):
+def _transformer(width: int, blocks: int) -> Shapes:
   """Attention and feed-forward parts with biases, two layer norms a block."""
-  block = [
+  block: Shapes = [
     (width, 3 * width),
     (3 * width,),
     (width, width),
@@ -70,15 +47,15 @@ def _transformer(width, blocks):
 
 #: Name -> function `(width, blocks)` -> shapes; and how many blocks a network
 #: has with under 1e5 parameters, under 1e6, under 1e7, and with more.
-_TREES = {
-  "mlp": (lambda width, blocks: _mlp(width), (1, 1, 1, 1)),
+_TREES: Mapping[str, tuple[Callable[[int, int], Shapes], tuple[int, ...]]] = {
+  "mlp": (_mlp, (1, 1, 1, 1)),
   "cnn": (_cnn, (1, 4, 8, 16)),
   "transformer": (_transformer, (1, 2, 4, 12)),
 }
 TREES = tuple(_TREES)
 
 
-def tree_shapes(name: str, num_params: int) -> list[tuple[int, ...]]:
+def tree_shapes(name: str, num_params: int) -> Shapes:
   """Shapes of a network's leaves, `num_params` entries in all.
 
   As wide as fits; what is left over is one more leaf, a vector.
@@ -93,7 +70,7 @@ def tree_shapes(name: str, num_params: int) -> list[tuple[int, ...]]:
   build, sizes = _TREES[name]
   blocks = sizes[sum(num_params >= limit for limit in (1e5, 1e6, 1e7))]
 
-  def size(width):
+  def size(width: int) -> int:
     return sum(math.prod(shape) for shape in build(width, blocks))
 
   width = 1
@@ -110,11 +87,10 @@ def tree_shapes(name: str, num_params: int) -> list[tuple[int, ...]]:
   return shapes + [(rest,)] * bool(rest)
 
 
-def as_tree(
-  matrix: np.ndarray, shapes: list[tuple[int, ...]]
-) -> dict[str, jax.Array]:
+def as_tree(matrix: np.ndarray, shapes: Shapes) -> dict[str, jax.Array]:
   """The columns of a matrix [T, P] as leaves [T, *shape], in order."""
-  leaves, start = {}, 0
+  leaves: dict[str, jax.Array] = {}
+  start = 0
   for index, shape in enumerate(shapes):
     stop = start + math.prod(shape)
     leaf = np.ascontiguousarray(matrix[:, start:stop])

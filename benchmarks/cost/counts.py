@@ -7,20 +7,20 @@ machine is, so a test compares it with what was recorded in
 `recorded.json`, beside this; `--write` records anew.
 """
 
-import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 import optax_mtl
+from benchmarks.common import options, output
+from benchmarks.common.examples import example
 from optax_mtl import solvers
 
 BASELINE = pathlib.Path(__file__).with_name("recorded.json")
@@ -32,7 +32,9 @@ TOLERANCE = 1.1
 _NUM_TASKS = 8
 
 
-def _compiled_cost(function, *args) -> dict[str, float]:
+def _compiled_cost(
+  function: Callable[..., Any], *args: Any
+) -> dict[str, float]:
   """Counts from the compiled program."""
   compiled = jax.jit(function).lower(*args).compile()
   counts = compiled.cost_analysis()
@@ -43,7 +45,7 @@ def _compiled_cost(function, *args) -> dict[str, float]:
   }
 
 
-def _tree() -> dict[str, jax.Array]:
+def small_mlp() -> dict[str, dict[str, jax.Array]]:
   """Params of a small MLP."""
   widths = (64, 256, 256, 16)
   return {
@@ -54,13 +56,11 @@ def _tree() -> dict[str, jax.Array]:
 
 def update_costs() -> dict[str, dict[str, float]]:
   """Each method's update on stacked gradients of a small MLP, T = 8."""
-  params = _tree()
+  params = small_mlp()
   grads = jax.tree.map(lambda p: jnp.ones((_NUM_TASKS, *p.shape)), params)
-  vector = jnp.ones((_NUM_TASKS,)) / 2
-  costs = {}
-  for name, build in optax_mtl.METHODS.items():
-    tx = build(_NUM_TASKS, **build.info.example(tuple(range(_NUM_TASKS))))
-    extra = {need: vector for need in build.info.needs}
+  costs: dict[str, dict[str, float]] = {}
+  for name in optax_mtl.METHODS:
+    tx, extra = example(name, _NUM_TASKS)
     costs[name] = _compiled_cost(
       lambda grads, state, params, extra, tx=tx: tx.update(
         grads, state, params, **extra
@@ -75,22 +75,24 @@ def update_costs() -> dict[str, dict[str, float]]:
 
 def step_costs() -> dict[str, dict[str, float]]:
   """Whole steps on a small MLP by source, beside the plain summed loss."""
-  params = _tree()
+  params = small_mlp()
   x = jnp.ones((32, 64))
   y = jnp.ones((32, 16))
 
-  def losses(params, x, y):
+  def losses(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
     for index in range(3):
       layer = params[f"layer_{index}"]
       x = jnp.tanh(x @ layer["kernel"] + layer["bias"][None])
     errors = jnp.mean(jnp.square(x - y), axis=0)
     return jnp.mean(errors.reshape(_NUM_TASKS, -1), axis=1)
 
-  def plain(params, x, y):
+  def plain(params: Any, x: jax.Array, y: jax.Array) -> Any:
     return jax.grad(lambda params: jnp.sum(losses(params, x, y)))(params)
 
-  def step(tx, source):
-    def run(params, x, y):
+  def step(
+    tx: optax.GradientTransformationExtraArgs, source: str
+  ) -> Callable[..., Any]:
+    def run(params: Any, x: jax.Array, y: jax.Array) -> Any:
       value, grads = optax_mtl.value_and_task_grads(losses, source=source)(
         params, x, y
       )
@@ -127,7 +129,7 @@ def _grams(num_tasks: int, number: int = 64) -> jax.Array:
 
 def iteration_counts() -> dict[str, float]:
   """Mean iterations of each solver over a batch of Gram matrices."""
-  problems = {
+  problems: dict[str, Callable[[jax.Array], Any]] = {
     "min_norm": solvers.min_norm,
     "project_dual_cone": lambda m: solvers.project_dual_cone(
       m, jnp.eye(m.shape[0])
@@ -136,7 +138,7 @@ def iteration_counts() -> dict[str, float]:
     "fairness": lambda m: solvers.fairness(m, 2.0),
     "cagrad_weights": lambda m: solvers.cagrad_weights(m, 0.5),
   }
-  counts = {}
+  counts: dict[str, float] = {}
   for name, solve in problems.items():
     for num_tasks in (3, 10, 40):
       _, certificate = jax.jit(jax.vmap(solve))(_grams(num_tasks))
@@ -150,7 +152,7 @@ def iteration_counts() -> dict[str, float]:
 
 def measure() -> dict[str, float]:
   """All counts, flat: "kind / case / count" -> number."""
-  flat = {}
+  flat: dict[str, float] = {}
   for kind, costs in (("update", update_costs()), ("step", step_costs())):
     for case, counts in costs.items():
       for count, number in counts.items():
@@ -166,7 +168,7 @@ def regressions(
   """Costs that are above what was recorded: name -> (now, recorded)."""
   # Counts of a few dozen bytes or one iteration jump in steps.
   slack = {"temp_bytes": 4096.0, "iterations": 0.5}
-  found = {}
+  found: dict[str, tuple[float, float]] = {}
   for name, number in recorded.items():
     allowed = TOLERANCE * number + slack.get(name.rsplit(" / ")[-1], 0.0)
     if name in now and now[name] > allowed:
@@ -176,18 +178,16 @@ def regressions(
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the counts beside those recorded; 1 if one has grown."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.cost.counts", description=__doc__
-  )
+  parser = options.new_parser("cost.counts", __doc__)
   parser.add_argument("--write", action="store_true", help="record anew")
   args = parser.parse_args(argv)
   now = measure()
   recorded = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
-  table = Table("cost", "now", "recorded")
+  table = output.new_table(columns=["cost", "now", "recorded"])
   for name, number in now.items():
     before = f"{recorded[name]:,.1f}" if name in recorded else "–"
     table.add_row(name, f"{number:,.1f}", before)
-  Console(width=100).print(table)
+  output.new_console(100).print(table)
   if args.write:
     BASELINE.write_text(json.dumps(now, indent=1) + "\n")
     return 0

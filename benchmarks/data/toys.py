@@ -37,12 +37,11 @@ class Toy:
 
 
 def fonseca(dim: int = 20) -> Toy:
-  r"""The problem of Fonseca and Fleming on which Pareto MTL is shown.
+  """The problem of Fonseca and Fleming on which Pareto MTL is shown.
 
-  $$f_{1,2}(x) = 1 - \exp(-\sum_i (x_i \mp 1/\sqrt{d})^2)$$
-
-  The Pareto set is the segment between the two minima, so the front is
-  $(1 - e^{-(u-1)^2}, 1 - e^{-(u+1)^2})$ for $u$ from 1 to -1. It is concave:
+  `f(x) = 1 - exp(-Σ (x_i ∓ 1/√d)²)`, minus for the first and plus for the
+  second. The Pareto set is the segment between the two minima, so the front is
+  `(1 - exp(-(u-1)²), 1 - exp(-(u+1)²))` for `u` from 1 to -1. It is concave:
   minima of weighted sums lie at its two ends only.
 
   Args:
@@ -60,13 +59,13 @@ def fonseca(dim: int = 20) -> Toy:
     raise ValueError(f"dim must be at least 1; got {dim}.")
   centre = 1 / math.sqrt(dim)
 
-  def losses(params):
+  def losses(params: jax.Array) -> jax.Array:
     first = jnp.sum(jnp.square(params - centre))
     second = jnp.sum(jnp.square(params + centre))
     # expm1 keeps the digits of small losses.
     return -jnp.expm1(-jnp.stack([first, second]))
 
-  def front(n):
+  def front(n: int) -> np.ndarray:
     u = np.linspace(1.0, -1.0, n)
     return -np.expm1(-np.stack([(u - 1) ** 2, (u + 1) ** 2], axis=1))
 
@@ -84,7 +83,7 @@ def fonseca(dim: int = 20) -> Toy:
   )
 
 
-def _clip_below(x, floor):
+def _clip_below(x: jax.Array, floor: float) -> jax.Array:
   # jnp.maximum halves the slope at a tie, and the start (0, 0) sits on two.
   return jnp.where(x >= floor, x, floor)
 
@@ -113,7 +112,7 @@ def valleys(scale: float = 0.1) -> Toy:
     [0.0, 0.0]
   """
 
-  def losses(params):
+  def losses(params: jax.Array) -> jax.Array:
     x1, x2 = params[0], params[1]
     f1 = jnp.abs(0.5 * (-x1 - 7) - jnp.tanh(-x2))
     f2 = jnp.abs(0.5 * (-x1 + 3) + jnp.tanh(-x2) + 2)
@@ -126,7 +125,7 @@ def valleys(scale: float = 0.1) -> Toy:
     c2 = _clip_below(jnp.tanh(-0.5 * x2), 0.0)
     return jnp.stack([scale * (c1 * f1 + c2 * q1), c1 * f2 + c2 * q2])
 
-  def front(n):
+  def front(n: int) -> np.ndarray:
     # Below zero both losses are tanh(-x2 / 2) q_i. A stationary point of a
     # weighted sum has the weights that cancel its slope in x1; its x2 is where
     # the slope in x2 vanishes too, found by bisection.
@@ -153,14 +152,14 @@ def valleys(scale: float = 0.1) -> Toy:
   )
 
 
-def _valley_bowls(x1, x2):
+def _valley_bowls(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
   bowl = 0.1 * (x2 + 8) ** 2
   return np.stack(
     [((x1 - 7) ** 2 + bowl) / 10 - 20, ((x1 + 7) ** 2 + bowl) / 10 - 20], axis=1
   )
 
 
-def _valley_slope(x1, x2):
+def _valley_slope(x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
   """Slope in x2 of the weighted sum whose slope in x1 is zero at x1.
 
   The weights (x1 + 7) and (7 - x1) cancel the slopes in x1, 2 (x1 -+ 7) / 10.

@@ -1,13 +1,17 @@
 """Losses, metrics and indicators of a dataset's tasks from network outputs."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.data.datasets import Dataset
+from benchmarks.data.dataset import Dataset
 
 Batch = dict[str, jax.Array]
+Pairs = list[tuple[jax.Array, jax.Array]]
 
 
 def task_losses(
@@ -23,16 +27,15 @@ def task_losses(
   Returns:
     Losses [T], float32.
   """
-  losses = []
-  for kind, (out, target) in zip(
-    dataset.task_kinds, _pairs(dataset, outputs, batch), strict=True
-  ):
+
+  def loss(kind: str, out: jax.Array, target: jax.Array) -> jax.Array:
     if kind == "classification":
-      loss = optax.softmax_cross_entropy_with_integer_labels(out, target)
+      each = optax.softmax_cross_entropy_with_integer_labels(out, target)
     else:
-      loss = jnp.square(out - target)
-    losses.append(jnp.mean(loss))
-  return jnp.stack(losses)
+      each = jnp.square(out - target)
+    return jnp.mean(each)
+
+  return _stacked(loss, dataset.task_kinds, _pairs(dataset, outputs, batch))
 
 
 def task_metrics(
@@ -49,19 +52,16 @@ def task_metrics(
   Returns:
     Metrics [T], float32; `dataset.higher_is_better` says which way is up.
   """
-  values = []
-  for name, (out, target) in zip(
-    dataset.metrics, _pairs(dataset, outputs, batch), strict=True
-  ):
+
+  def metric(name: str, out: jax.Array, target: jax.Array) -> jax.Array:
     if name == "accuracy":
-      value = _accuracy(out, target)
-    elif name == "auc":
-      value = roc_auc(out[:, 1] - out[:, 0], target)
-    else:
-      spread = jnp.mean(jnp.square(target - jnp.mean(target)))
-      value = jnp.mean(jnp.square(out - target)) / spread
-    values.append(value)
-  return jnp.stack(values)
+      return _accuracy(out, target)
+    if name == "auc":
+      return roc_auc(out[:, 1] - out[:, 0], target)
+    spread = jnp.mean(jnp.square(target - jnp.mean(target)))
+    return jnp.mean(jnp.square(out - target)) / spread
+
+  return _stacked(metric, dataset.metrics, _pairs(dataset, outputs, batch))
 
 
 def task_kpis(
@@ -78,22 +78,35 @@ def task_kpis(
     Indicators [T], float32: the accuracy of a classification, or the share of
     predictions within a quarter of the training targets' standard deviation.
   """
-  values = []
-  for name, scale, (out, target) in zip(
-    dataset.kpis, dataset.scale, _pairs(dataset, outputs, batch), strict=True
-  ):
+
+  def kpi(
+    name_and_scale: tuple[str, np.float32], out: jax.Array, target: jax.Array
+  ) -> jax.Array:
+    name, scale = name_and_scale
     if name == "accuracy":
-      value = _accuracy(out, target)
-    else:
-      close = jnp.abs(out - target) <= np.float32(0.25) * scale
-      value = jnp.mean(close, dtype=jnp.float32)
-    values.append(value)
-  return jnp.stack(values)
+      return _accuracy(out, target)
+    close = jnp.abs(out - target) <= np.float32(0.25) * scale
+    return jnp.mean(close, dtype=jnp.float32)
+
+  named = list(zip(dataset.kpis, dataset.scale, strict=True))
+  return _stacked(kpi, named, _pairs(dataset, outputs, batch))
 
 
-def _pairs(dataset, outputs, batch):
+def _stacked(
+  function: Callable[[Any, jax.Array, jax.Array], jax.Array],
+  what: Sequence[Any],
+  pairs: Pairs,
+) -> jax.Array:
+  """`function(what, outputs, targets)` of each task, as an array [T]."""
+  triples = zip(what, pairs, strict=True)
+  return jnp.stack([function(of, out, target) for of, (out, target) in triples])
+
+
+def _pairs(
+  dataset: Dataset, outputs: tuple[jax.Array, ...], batch: Batch
+) -> Pairs:
   """Per task its outputs and targets, shaped so that they can be compared."""
-  pairs = []
+  pairs: Pairs = []
   for task, (kind, out) in enumerate(
     zip(dataset.task_kinds, outputs, strict=True)
   ):
@@ -105,7 +118,7 @@ def _pairs(dataset, outputs, batch):
   return pairs
 
 
-def _accuracy(out, target):
+def _accuracy(out: jax.Array, target: jax.Array) -> jax.Array:
   best = jnp.argmax(out, axis=1).astype(target.dtype)
   return jnp.mean(best == target, dtype=jnp.float32)
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.data.datasets import Dataset
+from benchmarks.data.dataset import Dataset
 from benchmarks.networks.scores import (
   Batch,
   task_kpis,
@@ -194,7 +194,7 @@ def build(
   """Puts a network on a dataset.
 
   Args:
-    dataset: From `benchmarks.datasets`.
+    dataset: From `benchmarks.data.datasets`.
     widths: Units of the trunk's layers. By default 256 and 128, smaller for
       `digits`, and as in the papers for the toys.
     network: "mlp", or "cnn" for images. The MLP is the default for images too:
@@ -231,7 +231,7 @@ def build(
     for name, size in zip(dataset.task_names, dataset.num_outputs, strict=True)
   }
 
-  def init(key):
+  def init(key: jax.Array) -> Params:
     trunk_key, *head_keys = jax.random.split(key, 1 + len(head_modules))
     x = jnp.asarray(dataset.train["x"][:1])
     z, variables = trunk_module.init_with_output(trunk_key, x)
@@ -243,33 +243,37 @@ def build(
     }
     return {"trunk": variables["params"], "heads": heads}
 
-  def trunk(params, x):
+  def trunk(params: Params, x: jax.Array) -> jax.Array:
     return trunk_module.apply({"params": params["trunk"]}, x)
 
-  def read_out(params, z):
+  def read_out(params: Params, z: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(
       module.apply({"params": params["heads"][name]}, z)
       for name, module in head_modules.items()
     )
 
-  def outputs(params, x):
+  def outputs(params: Params, x: jax.Array) -> tuple[jax.Array, ...]:
     return read_out(params, trunk(params, x))
 
-  def heads(params, z, y):
+  def heads(params: Params, z: jax.Array, y: jax.Array) -> jax.Array:
     return task_losses(dataset, read_out(params, z), {"y": y})
 
-  def loss_fn(params, batch):
+  def loss_fn(params: Params, batch: Batch) -> jax.Array:
     return heads(params, trunk(params, batch["x"]), batch["y"])
 
-  def heads_and_kpis(params, z, batch):
+  def heads_and_kpis(
+    params: Params, z: jax.Array, batch: Batch
+  ) -> tuple[jax.Array, jax.Array]:
     out = read_out(params, z)
     kpis = task_kpis(dataset, out, batch)
     return task_losses(dataset, out, batch), jax.lax.stop_gradient(kpis)
 
-  def loss_and_kpis(params, batch):
+  def loss_and_kpis(
+    params: Params, batch: Batch
+  ) -> tuple[jax.Array, jax.Array]:
     return heads_and_kpis(params, trunk(params, batch["x"]), batch)
 
-  def evaluate(params, data):
+  def evaluate(params: Params, data: Batch) -> dict[str, jax.Array]:
     out = _in_blocks(functools.partial(outputs, params), data["x"])
     return {
       "losses": task_losses(dataset, out, data),
@@ -292,7 +296,9 @@ def build(
   )
 
 
-def _in_blocks(function, x):
+def _in_blocks(
+  function: Callable[[jax.Array], tuple[jax.Array, ...]], x: jax.Array
+) -> tuple[jax.Array, ...]:
   """`function(x)`, which treats rows alone, on a block of rows at a time."""
   if x.shape[0] <= _BLOCK:
     return function(x)

@@ -6,22 +6,14 @@ weights. Prints a table; writes JSON, pictures and one HTML page.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.progress import (
-  BarColumn,
-  MofNCompleteColumn,
-  Progress,
-  TextColumn,
-  TimeElapsedColumn,
-  TimeRemainingColumn,
-)
 
 import optax_mtl
+from benchmarks.common import options, output
 from benchmarks.data import datasets
 from benchmarks.networks import trunk_and_heads
 from benchmarks.quality import recipes, report
@@ -29,54 +21,40 @@ from benchmarks.quality.training import Run, Settings, split_validation, train
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.quality.compare",
-    description=__doc__,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
-  comparable = [name for name in datasets.DATASETS]
-  parser.add_argument("--dataset", default="digits", choices=comparable)
-  parser.add_argument(
-    "--data-dir", help="folder of the .npz files; digits and toys need none"
-  )
-  parser.add_argument(
+  parser = options.new_parser("quality.compare", __doc__)
+  add = parser.add_argument
+  known = list(datasets.DATASETS)
+  add("--dataset", default="digits", choices=known, help="what to train on")
+  add("--data-dir", help="folder of the .npz files; digits and toys need none")
+  add(
     "--methods",
+    type=options.words,
     default="all",
     help="comma-separated names; the baselines and the sweep are always there",
   )
-  parser.add_argument("--steps", type=int, default=600, help="per network")
-  parser.add_argument("--seeds", type=int, default=3, help="networks a method")
-  parser.add_argument("--batch-size", type=int, default=128)
-  parser.add_argument(
-    "--learning-rate", type=float, default=1e-3, help="Adam's"
-  )
-  parser.add_argument("--sweep", type=int, default=9, help="points, two tasks")
-  parser.add_argument("--network", default="mlp", choices=("mlp", "cnn"))
-  parser.add_argument(
+  add("--steps", type=int, default=600, help="per network")
+  add("--seeds", type=int, default=3, help="networks a method")
+  add("--batch-size", type=int, default=128, help="examples a step")
+  add("--learning-rate", type=float, default=1e-3, help="Adam's")
+  add("--sweep", type=int, default=9, help="points, two tasks")
+  add("--network", default="mlp", choices=("mlp", "cnn"), help="the trunk")
+  add(
     "--source",
     default="stacked",
     choices=("stacked", "implicit", "representation"),
     help="where task gradients come from",
   )
-  parser.add_argument(
-    "--out", type=pathlib.Path, default=pathlib.Path("out/compare")
-  )
+  options.add_out(parser, "compare")
   args = parser.parse_args(argv)
   for name in ("steps", "seeds", "batch_size", "sweep"):
     if getattr(args, name) < 1:
       parser.error(f"--{name.replace('_', '-')} must be at least 1")
-  names = list(optax_mtl.METHODS)
-  if args.methods != "all":
-    names = [name.strip() for name in args.methods.split(",") if name.strip()]
-    unknown = [name for name in names if name not in optax_mtl.METHODS]
-    if unknown:
-      parser.error(
-        f"unknown methods {', '.join(unknown)}; there are "
-        f"{', '.join(optax_mtl.METHODS)}"
-      )
+  if args.methods == ["all"]:
+    args.methods = list(optax_mtl.METHODS)
+  options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   # The rows that let a reader judge the others come first.
   first = [recipes.SINGLE_TASK, "equal_weighting", recipes.SWEEP]
-  args.names = first + [name for name in names if name not in first]
+  args.names = first + [name for name in args.methods if name not in first]
   return args
 
 
@@ -93,15 +71,8 @@ def _train_all(
     source=args.source,
   )
   train_set, validation_set = split_validation(problem.train)
-  runs = {}
-  progress = Progress(
-    TextColumn("{task.description:<22}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    TimeRemainingColumn(),
-    console=console,
-  )
+  runs: dict[str, tuple[recipes.Recipe, Run]] = {}
+  progress = output.new_progress(console)
   try:
     with progress:
       overall = progress.add_task("all methods", total=len(args.names))
@@ -131,13 +102,11 @@ def _train_all(
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the comparison; returns the exit status."""
   args = _parse(argv)
-  console = Console()
-  if not console.is_terminal:
-    console.width = 160  # a file has no edge to wrap at
+  console = output.new_console(160)
   try:
     dataset = datasets.load(args.dataset, args.data_dir)
   except (FileNotFoundError, ValueError) as error:
-    console.print(str(error), style="red", markup=False, highlight=False)
+    console.print(str(error), style="red", markup=False)
     return 2
   problem = trunk_and_heads.build(dataset, network=args.network)
   runs = _train_all(args, problem, console)
@@ -146,9 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 130
   rows = report.summarize(dataset, runs)
   console.print(report.table(dataset, rows, args.seeds))
-  console.print(*report.notes(dataset, runs), sep="\n", highlight=False)
-  paths = report.write(args, dataset, runs, rows)
-  console.print("Wrote", ", ".join(str(path) for path in paths))
+  console.print(*report.notes(dataset, runs), sep="\n")
+  output.say_wrote(report.write(args, dataset, runs, rows))
   finite = all(np.isfinite(row.mean).all() for row in rows)
   if not finite:
     console.print("[yellow]Some metrics are not finite: see the table.")

@@ -77,7 +77,7 @@ def recipe(
     The recipe.
   """
   num_tasks = problem.num_tasks
-  common = {"shared": problem.shared_mask}
+  common: dict[str, Any] = {"shared": problem.shared_mask}
   if name in (SINGLE_TASK, SWEEP):
     weights = np.eye(num_tasks)
     if name == SWEEP:

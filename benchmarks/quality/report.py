@@ -5,19 +5,22 @@ import base64
 import dataclasses
 import datetime
 import html
-import json
 import pathlib
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common.output import made_with, new_table
-from benchmarks.data.datasets import Dataset
+from benchmarks.common import output
+from benchmarks.data.dataset import Dataset
 from benchmarks.quality.recipes import SINGLE_TASK, SWEEP, Recipe
 from benchmarks.quality.training import Run
 from optax_mtl import metrics, plot
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 Runs = Mapping[str, tuple[Recipe, Run]]
 
@@ -71,7 +74,9 @@ def _chosen(dataset: Dataset, run: Run, baseline: np.ndarray) -> int:
   return int(np.nanargmin(np.asarray(scores)))
 
 
-def _test_metrics(dataset: Dataset, runs: Runs, name: str) -> tuple:
+def _test_metrics(
+  dataset: Dataset, runs: Runs, name: str
+) -> tuple[np.ndarray, list[float] | None]:
   """A row's final test metrics [S, T] and which point they are of."""
   recipe, run = runs[name]
   final = run.test_metrics[:, :, -1]
@@ -96,7 +101,7 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
     means = np.stack([values[name][0].mean(axis=0) for name in multi])
     ranked = np.asarray(metrics.mean_rank(means, dataset.higher_is_better))
     ranks |= dict(zip(multi, ranked.tolist(), strict=True))
-  rows = []
+  rows: list[Row] = []
   for name, (metric, point) in values.items():
     recipe, run = runs[name]
     mean = metric.mean(axis=0)
@@ -162,13 +167,10 @@ def _cells(row: Row) -> list[str]:
 
 def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
   """The table for a terminal; the best of each task is bold."""
-  result = new_table(
-    f"{dataset.name}: test metrics, mean ± spread over {num_seeds} seeds"
+  result = output.new_table(
+    f"{dataset.name}: test metrics, mean ± spread over {num_seeds} seeds",
+    _header(dataset)[:_TERMINAL_COLUMNS],
   )
-  titles = _header(dataset)[:_TERMINAL_COLUMNS]
-  for index, title in enumerate(titles):
-    justify = "left" if index == 0 else "right"
-    result.add_column(title, justify=justify, no_wrap=True)
   multi = [row for row in rows if row.label != SINGLE_TASK]
   for row in rows:
     cells = _cells(row)[:_TERMINAL_COLUMNS]
@@ -205,13 +207,13 @@ def notes(dataset: Dataset, runs: Runs) -> list[str]:
   return lines
 
 
-def _figures(dataset: Dataset, runs: Runs) -> dict[str, object]:
+def _figures(dataset: Dataset, runs: Runs) -> dict[str, "Figure"]:
   """File name to figure."""
   methods = [name for name in runs if name != SINGLE_TASK]
   steps = runs[SINGLE_TASK][1].steps
   names = dataset.task_names
 
-  def of(name, field):
+  def of(name: str, field: str) -> np.ndarray:
     """[S, E, T] of the row's own point."""
     recipe, run = runs[name]
     _, point = _test_metrics(dataset, runs, name)
@@ -265,8 +267,10 @@ def _figures(dataset: Dataset, runs: Runs) -> dict[str, object]:
   return figures
 
 
-def _as_json(args, dataset, runs, rows) -> dict:
-  """Everything, as plain numbers and lists."""
+def _as_data(
+  args: argparse.Namespace, dataset: Dataset, runs: Runs, rows: list[Row]
+) -> dict[str, Any]:
+  """Everything, for the JSON file."""
   settings = {
     key: value if isinstance(value, (int, float, str, list)) else str(value)
     for key, value in vars(args).items()
@@ -274,26 +278,14 @@ def _as_json(args, dataset, runs, rows) -> dict:
   }
   return {
     "dataset": dataset.name,
-    "tasks": list(dataset.task_names),
-    "metrics": list(dataset.metrics),
-    "higher_is_better": list(dataset.higher_is_better),
+    "tasks": dataset.task_names,
+    "metrics": dataset.metrics,
+    "higher_is_better": dataset.higher_is_better,
     "settings": settings,
-    **made_with(),
-    "rows": [
-      {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in dataclasses.asdict(row).items()
-      }
-      for row in rows
-    ],
+    **output.made_with(),
+    "rows": [dataclasses.asdict(row) for row in rows],
     "runs": {
-      name: {
-        "points": recipe.points.tolist(),
-        **{
-          key: value.tolist() if isinstance(value, np.ndarray) else value
-          for key, value in dataclasses.asdict(run).items()
-        },
-      }
+      name: {"points": recipe.points, **dataclasses.asdict(run)}
       for name, (recipe, run) in runs.items()
     },
   }
@@ -338,13 +330,25 @@ _CAPTIONS = {
 }
 
 
-def _page(data: dict, dataset: Dataset, runs: Runs, rows, pictures) -> str:
+def _page(
+  data: dict[str, Any],
+  dataset: Dataset,
+  runs: Runs,
+  rows: list[Row],
+  pictures: Mapping[str, pathlib.Path],
+) -> str:
   """The HTML page, pictures and all in one file."""
-  cells = lambda tag, texts: "".join(  # noqa: E731
-    f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>"
-    for text in texts
-  )
-  figures = []
+
+  def cells(tag: str, texts: Sequence[str]) -> str:
+    return "".join(
+      f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>"
+      for text in texts
+    )
+
+  def join(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in mapping.items())
+
+  figures: list[str] = []
   for name in _CAPTIONS:
     if name in pictures:
       code = base64.b64encode(pictures[name].read_bytes()).decode()
@@ -353,9 +357,6 @@ def _page(data: dict, dataset: Dataset, runs: Runs, rows, pictures) -> str:
         f'<h2>{caption}</h2>\n<img alt="{caption}" '
         f'src="data:image/png;base64,{code}">'
       )
-  join = lambda mapping: ", ".join(  # noqa: E731
-    f"{key.replace('_', ' ')} {value}" for key, value in mapping.items()
-  )
   return _PAGE.substitute(
     dataset=html.escape(dataset.name),
     settings=html.escape(join(data["settings"]) + f", on {data['device']}"),
@@ -375,15 +376,9 @@ def write(
   args: argparse.Namespace, dataset: Dataset, runs: Runs, rows: list[Row]
 ) -> list[pathlib.Path]:
   """Writes compare.json, the pictures and report.html to `args.out`."""
-  out = args.out
-  out.mkdir(parents=True, exist_ok=True)
-  data = _as_json(args, dataset, runs, rows)
-  paths = [out / "compare.json"]
-  paths[0].write_text(json.dumps(data))
-  pictures = {}
-  for name, figure in _figures(dataset, runs).items():
-    pictures[name] = out / f"{name}.png"
-    figure.savefig(pictures[name], dpi=150)
-  page = out / "report.html"
+  data = _as_data(args, dataset, runs, rows)
+  paths = output.write(args.out, "compare", data, _figures(dataset, runs))
+  pictures = {path.stem: path for path in paths if path.suffix == ".png"}
+  page = args.out / "report.html"
   page.write_text(_page(data, dataset, runs, rows, pictures), encoding="utf-8")
-  return [*paths, *pictures.values(), page]
+  return [*paths, page]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,13 @@ import numpy as np
 import optax
 
 import optax_mtl
+from benchmarks.networks.scores import Batch
 from benchmarks.networks.trunk_and_heads import Problem, sample_batch
+
+#: Params and the state of the optimizer.
+Carry = tuple[Any, Any]
+#: Losses [T], weights [T] and the share of conflicts of a step, or their means.
+Seen = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,11 +92,14 @@ def split_validation(train: Any, share: float = 0.15) -> tuple[Any, Any]:
   number = len(train["y"])
   order = np.random.default_rng(0).permutation(number)
   held_out = int(number * share)
-  pick = lambda rows: jax.tree.map(lambda array: array[rows], train)  # noqa: E731
+
+  def pick(rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda array: array[rows], train)
+
   return pick(order[held_out:]), pick(order[:held_out])
 
 
-def _losses_and_grads(problem: Problem, source: str) -> Callable:
+def _losses_and_grads(problem: Problem, source: str) -> Callable[..., Any]:
   """`(params, batch) -> ((losses, kpis), grads)` from a source by name."""
   if source != "representation":
     return optax_mtl.value_and_task_grads(
@@ -103,7 +112,7 @@ def _losses_and_grads(problem: Problem, source: str) -> Callable:
     has_aux=True,
   )
 
-  def at_representation(params, batch):
+  def at_representation(params: Any, batch: Batch) -> Any:
     (losses, (_, kpis)), grads = value_and_grads(params, batch)
     return (losses, kpis), grads
 
@@ -139,20 +148,24 @@ def train(
   # The traced function of one network; `vmap` makes it all of them.
   losses_and_grads = _losses_and_grads(problem, settings.source)
 
-  def transformation(point):
+  def transformation(
+    point: jax.Array,
+  ) -> optax.GradientTransformationExtraArgs:
     return optax.chain(
       optax_mtl.track_conflicts(recipe.build(point), problem.num_tasks),
       optax.adam(settings.learning_rate),
     )
 
-  def init(key, point):
+  def init(key: jax.Array, point: jax.Array) -> Carry:
     params = problem.init(key)
     return params, transformation(point).init(params)
 
-  def chunk(carry, point, key, first):
+  def chunk(
+    carry: Carry, point: jax.Array, key: jax.Array, first: jax.Array
+  ) -> tuple[Carry, Seen]:
     tx = transformation(point)
 
-    def step(carry, index):
+    def step(carry: Carry, index: jax.Array) -> tuple[Carry, Seen]:
       params, state = carry
       batch = sample_batch(
         jax.random.fold_in(key, index), train_set, settings.batch_size
@@ -196,7 +209,9 @@ def train(
   )
   evaluate = jax.jit(jax.vmap(problem.evaluate, in_axes=(0, None)))
 
-  seen, metrics, seconds = [], [], 0.0
+  seen: list[Seen] = []
+  metrics: list[np.ndarray] = []
+  seconds = 0.0
   num_chunks = max(1, settings.steps // settings.eval_every)
   for index in range(num_chunks):
     start = time.perf_counter()
@@ -207,7 +222,7 @@ def train(
     metrics.append(np.asarray(evaluate(carry[0], problem.test)["metrics"]))
     on_progress(settings.eval_every)
 
-  def by_model(arrays):
+  def by_model(arrays: Sequence[np.ndarray]) -> np.ndarray:
     stacked = np.stack(arrays, axis=1)
     return stacked.reshape(num_points, num_seeds, *stacked.shape[1:])
 

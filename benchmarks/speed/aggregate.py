@@ -15,53 +15,49 @@ import pathlib
 import sys
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.common import timing
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
 
-_NAMES = (
-  "equal_weighting fixed_weighting mgda pcgrad cagrad upgrad dual_proj "
-  "nash_mtl fairgrad imtl_g aligned_mtl config"
-).split()
-_FAMILIES = ["iid", "conflicting", "scaled"]
-_TREES = ["mlp", "cnn", "transformer"]
-_INSTALL = (
-  "TorchJD is not installed: only ours and the floor are measured. To have it "
-  "beside, install torch (a CPU build, from the index that PyTorch's own "
-  "instructions name: pip install torch --index-url ...), then the extra of "
-  "this project that holds the peers: pip install -e '.[bench,peers]'."
+from benchmarks.accuracy import judge
+from benchmarks.common import (
+  contenders,
+  matrices,
+  options,
+  output,
+  timing,
+  trees,
 )
+from benchmarks.speed import aggregate_report
+
 #: Up to this many entries several matrices are run through in turn, as in
 #: training, where no step's matrix is the last one's.
 _TURNS_UP_TO = 1 << 18
 _TURNS = 4
 
 
-def _numbers(text: str) -> list[int]:
-  return [int(float(word)) for word in text.split(",")]
-
-
-def _words(text: str) -> list[str]:
-  return [word.strip() for word in text.split(",") if word.strip()]
-
-
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.aggregate",
-    description=__doc__,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
+  known = {
+    "methods": list(contenders.METHODS),
+    "families": list(matrices.TIMED),
+    "trees": list(trees.TREES),
+  }
+  default = {name: ",".join(names) for name, names in known.items()}
+  words, numbers = options.words, options.numbers
+  parser = options.new_parser("speed.aggregate", __doc__)
   add = parser.add_argument
-  add("--methods", type=_words, default=",".join(_NAMES), help="of these")
-  add("--tasks", type=_numbers, default="2,3,10,40,128", help="T")
-  add("--params", type=_numbers, default="64,1e4,1e5,1e6,1e7", help="P")
-  add("--families", type=_words, default=",".join(_FAMILIES))
+  add("--methods", type=words, default=default["methods"], help="of these")
+  add("--tasks", type=numbers, default="2,3,10,40,128", help="T")
+  add("--params", type=numbers, default="64,1e4,1e5,1e6,1e7", help="P")
+  add("--families", type=words, default=default["families"], help="of matrices")
   add(
     "--trees",
-    type=_words,
-    default=",".join(_TREES),
+    type=words,
+    default=default["trees"],
     help="whose leaves; taken in turn over the sizes",
   )
   add(
@@ -83,7 +79,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--minutes", type=float, default=14.0, help="start no case after that")
   add("--quick", action="store_true", help="fewer sizes; under two minutes")
   add("--fresh", action="store_true", help="do not go on with an earlier run")
-  add("--out", type=pathlib.Path, default=pathlib.Path("out/aggregate"))
+  options.add_out(parser, "aggregate")
   args = parser.parse_args(argv)
   if args.quick:
     given = {word.split("=")[0] for word in argv or ()}
@@ -96,10 +92,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name, value in quick.items():
       if f"--{name}" not in given:
         setattr(args, name, value)
-  known = {"methods": _NAMES, "families": _FAMILIES, "trees": _TREES}
   for name, names in known.items():
-    if unknown := set(getattr(args, name)) - set(names):
-      parser.error(f"unknown {name} {sorted(unknown)}; there are {names}")
+    options.check_known(parser, name, getattr(args, name), names)
   if min(args.tasks) < 2 or min(args.params) < 32:
     parser.error("--tasks starts at 2, --params at 32")
   if args.threads < 1 or args.threads > timing.available_cores():
@@ -140,10 +134,6 @@ class _Benchmark:
 
   def group(self, num_tasks: int, num_params: int, tree: str) -> Iterator[None]:
     """Every family and method at one size; yields after each case."""
-    import numpy as np
-
-    from benchmarks.common import trees
-
     self._jitted.clear()
     shapes = trees.tree_shapes(tree, num_params)
     turns = _TURNS if num_tasks * num_params <= _TURNS_UP_TO else 1
@@ -158,29 +148,40 @@ class _Benchmark:
         continue
       seed = zlib.crc32(f"{family} {num_tasks} {num_params}".encode())
       rng = np.random.default_rng(seed)
-      matrices = [
-        trees.FAMILIES[family](rng, num_tasks, num_params) for _ in range(turns)
+      given = [
+        matrices.TIMED[family](rng, num_tasks, num_params, np.float32)
+        for _ in range(turns)
       ]
-      yield from self._family(keys, matrices, shapes, family, tree)
+      yield from self._family(keys, given, shapes, family, tree)
 
-  def _family(self, keys, matrices, shapes, family, tree):
-    from benchmarks.accuracy.judge import Problem
-
-    problem = Problem(matrices[0])
-    floor = timing.memory_floor(matrices[0])
+  def _family(
+    self,
+    keys: dict[str, str],
+    given: list[np.ndarray],
+    shapes: trees.Shapes,
+    family: str,
+    tree: str,
+  ) -> Iterator[None]:
+    problem = judge.Problem(given[0])
+    floor = timing.memory_floor(given[0])
     for name, key in keys.items():
       if key not in self.cells:
-        cell = self._cell(name, matrices, shapes, family, problem, floor)
+        cell = self._cell(name, given, shapes, family, problem, floor)
         self.cells[key] = {"tree": tree, "leaves": len(shapes), **cell}
       yield
 
-  def _cell(self, name, matrices, shapes, family, problem, floor):
-    from benchmarks.common import contenders
-
-    method = contenders.METHODS[name]
-    num_tasks, num_params = matrices[0].shape
-    ours = contenders.Ours(name, matrices, shapes, self._jitted)
-    contenders = {
+  def _cell(
+    self,
+    name: str,
+    given: list[np.ndarray],
+    shapes: trees.Shapes,
+    family: str,
+    problem: judge.Problem,
+    floor: Callable[[], None],
+  ) -> dict[str, Any]:
+    num_tasks, num_params = given[0].shape
+    ours = contenders.Ours(name, given, shapes, self._jitted)
+    runs: dict[str, Callable[[], Any]] = {
       "ours": ours,
       "floor": floor,
       "empty": timing.empty_call(ours.update, *ours.args),
@@ -188,25 +189,25 @@ class _Benchmark:
     theirs, known = None, self._known.setdefault((name, num_tasks, family), [])
     expected = _expected(known, num_params)
     if self.with_peer and expected <= self.args.peer_limit:
-      theirs = contenders.Theirs(name, matrices)
-      contenders["theirs"] = theirs
+      theirs = contenders.Theirs(name, given)
+      runs["theirs"] = theirs
     timings = timing.interleave(
-      contenders, repeats=self.args.repeats, seconds=self.args.seconds
+      runs, repeats=self.args.repeats, seconds=self.args.seconds
     )
-    cell = {
+    cell: dict[str, Any] = {
       "method": name,
       "tasks": num_tasks,
       "params": num_params,
       "family": family,
       "compile_seconds": ours.compile_seconds,
-      **{side: timing.as_json() for side, timing in timings.items()},
-      "error_kind": method.kind,
-      "error_ours": method.error(problem, ours.answer()),
+      **{side: seconds.as_json() for side, seconds in timings.items()},
+      "error_kind": judge.KINDS[name],
+      "error_ours": judge.error(name, problem, ours.answer()),
       "descent": problem.descent,
     }
     if theirs is not None:
       known.append((num_params, timings["theirs"].median))
-      cell["error_theirs"] = method.error(problem, theirs.answer())
+      cell["error_theirs"] = judge.error(name, problem, theirs.answer())
       cell["first_seconds_theirs"] = theirs.first_seconds
     elif self.with_peer:
       cell["left_out"] = f"theirs would take some {expected:.0f} s"
@@ -222,30 +223,14 @@ def _load(path: pathlib.Path, settings: dict[str, Any]) -> dict[str, Any]:
   return earlier["cells"] if earlier.get("settings") == settings else {}
 
 
-def _write(path: pathlib.Path, data: dict[str, Any]) -> None:
-  """In one piece, whenever the run is stopped."""
-  partial = path.with_suffix(".partial")
-  partial.write_text(json.dumps(data, indent=1))
-  partial.replace(path)
-
-
-def run(args: argparse.Namespace, console: Any) -> dict[str, Any]:
+def run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
   """Measures; returns and writes everything as plain numbers."""
-  from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-  )
-
-  from benchmarks.common import contenders
-
   start = time.monotonic()
   peer = contenders.peer_version(args.threads)
   if peer is None:
-    console.print(_INSTALL, style="yellow", highlight=False, markup=False)
-  contenders.ready()
+    console.print(contenders.INSTALL, style="yellow", markup=False)
+  # Starts the backend, so that no method pays for it.
+  jnp.zeros(()).block_until_ready()
   machine = timing.machine()
   load = machine.pop("load_at_start")
   settings = {
@@ -255,21 +240,17 @@ def run(args: argparse.Namespace, console: Any) -> dict[str, Any]:
     "repeats": args.repeats,
     "seconds": args.seconds,
   }
-  path = args.out / "aggregate.json"
-  args.out.mkdir(parents=True, exist_ok=True)
   benchmark = _Benchmark(args, peer is not None)
   if not args.fresh:
-    benchmark.cells = _load(path, settings)
-  data = {"settings": settings, "load_at_start": load, "complete": False}
-  data["cells"] = benchmark.cells
+    benchmark.cells = _load(args.out / "aggregate.json", settings)
+  data: dict[str, Any] = {
+    "settings": settings,
+    "load_at_start": load,
+    "complete": False,
+    "cells": benchmark.cells,
+  }
   groups = list(_groups(args))
-  progress = Progress(
-    TextColumn("{task.description:<28}"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TimeElapsedColumn(),
-    console=console,
-  )
+  progress = output.new_progress(console)
   total = len(groups) * len(args.families) * len(args.methods)
   try:
     with progress:
@@ -280,7 +261,7 @@ def run(args: argparse.Namespace, console: Any) -> dict[str, Any]:
           progress.advance(bar)
           if time.monotonic() - start > 60 * args.minutes:
             raise TimeoutError
-        _write(path, data)
+        output.write(args.out, "aggregate", data)
       data["complete"] = True
   except KeyboardInterrupt:
     console.print(f"[yellow]Stopped after {len(data['cells'])} of {total}.")
@@ -289,20 +270,14 @@ def run(args: argparse.Namespace, console: Any) -> dict[str, Any]:
       f"[yellow]{args.minutes:g} minutes are over with "
       f"{len(data['cells'])} of {total} cases; the same command goes on."
     )
-  _write(path, data)
+  output.write(args.out, "aggregate", data)
   return data
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark; returns the exit status."""
   args = parse_args(sys.argv[1:] if argv is None else argv)
-  from rich.console import Console
-
-  from benchmarks.speed import aggregate_report
-
-  console = Console()
-  if not console.is_terminal:
-    console.width = 120
+  console = output.new_console()
   data = run(args, console)
   if not data["cells"]:
     console.print("Nothing was measured.")
@@ -317,9 +292,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     and cell["family"] in args.families
   ]
   aggregate_report.show(console, cells, data["settings"])
-  picture = args.out / "aggregate.png"
-  aggregate_report.figure(cells, data["settings"]).savefig(picture, dpi=120)
-  console.print(f"Wrote {args.out / 'aggregate.json'}, {picture}")
+  figure = aggregate_report.figure(cells, data["settings"])
+  output.say_wrote(
+    output.write(args.out, "aggregate", data, {"aggregate": figure})
+  )
   return 0
 
 

@@ -3,12 +3,16 @@
 import math
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common.output import new_table
-from optax_mtl._plot_base import bare_axes, legend_beside, line_style
+from benchmarks.common.pictures import draw, legend_beside, panels
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 Cell = dict[str, Any]
 
@@ -88,31 +92,29 @@ def _figures(value: float) -> str:
   return f"{value:.2g}" if value < 10 else f"{value:.1f}"
 
 
-def _sizes(cells, key):
+def _sizes(cells: Sequence[Cell], key: str) -> list[int]:
   return sorted({cell[key] for cell in cells})
 
 
-def _methods(cells):
+def _methods(cells: Sequence[Cell]) -> list[str]:
   return list(dict.fromkeys(cell["method"] for cell in cells))
 
 
-def _of(cells, **wanted):
+def _of(cells: Sequence[Cell], **wanted: Any) -> list[Cell]:
   return [c for c in cells if all(c[k] == v for k, v in wanted.items())]
 
 
 def time_table(cells: Sequence[Cell], num_params: int) -> Table:
   """Methods against T at one size: our time, the ratio, the floor."""
   trees = sorted({c["tree"] for c in _of(cells, params=num_params)})
+  tasks = _sizes(_of(cells, params=num_params), "tasks")
   table = new_table(
     f"P = {num_params:,}: our milliseconds, times faster than TorchJD, "
-    f"multiple of the floor; medians over families ({', '.join(trees)})"
+    f"multiple of the floor; medians over families ({', '.join(trees)})",
+    ["method", *(f"T = {num_tasks}" for num_tasks in tasks)],
   )
-  table.add_column("method", no_wrap=True)
-  tasks = _sizes(_of(cells, params=num_params), "tasks")
-  for num_tasks in tasks:
-    table.add_column(f"T = {num_tasks}", justify="right", no_wrap=True)
 
-  def cell(chosen):
+  def cell(chosen: Sequence[Cell]) -> str:
     if not chosen:
       return "–"
     mine = 1e3 * _median([c["ours"]["median"] for c in chosen])
@@ -146,12 +148,11 @@ def time_table(cells: Sequence[Cell], num_params: int) -> Table:
 def error_table(cells: Sequence[Cell]) -> Table:
   """Methods against families: the largest error of ours and of theirs."""
   families = list(dict.fromkeys(cell["family"] for cell in cells))
-  table = new_table("largest relative error over all sizes: ours / theirs")
-  table.add_column("method", no_wrap=True)
-  table.add_column("error of", no_wrap=True)
-  for family in families:
-    table.add_column(family, justify="right", no_wrap=True)
-  table.add_column("compile s", justify="right")
+  table = new_table(
+    "largest relative error over all sizes: ours / theirs",
+    ["method", "error of", *families, "compile s"],
+    left=2,
+  )
   for method in _methods(cells):
     texts = []
     for family in families:
@@ -175,10 +176,9 @@ def error_table(cells: Sequence[Cell]) -> Table:
 def verdict_table(cells: Sequence[Cell]) -> Table:
   """Targets against what became of them, by medians and by processor time."""
   words = ("met", "missed", "no room", "rounding", "no solution")
-  table = new_table("targets, by the median (by processor time)")
-  table.add_column("target")
-  for word in words:
-    table.add_column(word, justify="right")
+  table = new_table(
+    "targets, by the median (by processor time)", ["target", *words]
+  )
   labels = {
     "speed": "never slower than TorchJD",
     "floor": "within 2x of the floor, P >= 1e5",
@@ -205,7 +205,7 @@ def misses(cells: Sequence[Cell]) -> list[str]:
       if verdict == "missed":
         found.setdefault((target, cell["method"]), []).append(cell)
 
-  def figure(target, cell):
+  def badness(target: str, cell: Cell) -> float:
     if target == "floor":
       return over_floor(cell)
     if target == "error":
@@ -217,7 +217,7 @@ def misses(cells: Sequence[Cell]) -> list[str]:
 
   lines = []
   for (target, method), chosen in sorted(found.items()):
-    worst = max(chosen, key=lambda cell: figure(target, cell))
+    worst = max(chosen, key=lambda cell: badness(target, cell))
     value = {
       "speed": f"{ratio(worst):.2f}x as fast",
       "small": f"{ratio(worst):.1f}x of "
@@ -233,36 +233,37 @@ def misses(cells: Sequence[Cell]) -> list[str]:
   return lines
 
 
-def show(console: Any, cells: Sequence[Cell], settings: dict) -> None:
+def show(
+  console: Console, cells: Sequence[Cell], settings: dict[str, Any]
+) -> None:
   """Prints everything."""
   for num_params in _sizes(cells, "params"):
     console.print(time_table(cells, num_params))
   console.print(error_table(cells))
   console.print(verdict_table(cells))
-  console.print(*misses(cells), sep="\n", highlight=False)
+  console.print(*misses(cells), sep="\n")
   left_out = sum("left_out" in cell for cell in cells)
   if left_out:
     console.print(f"{left_out} of the peer's calls were left out: too long.")
   machine = settings["machine"]
   console.print(
     f"{machine['processor']}, {settings['threads']} thread(s), jax "
-    f"{machine['jax']}, TorchJD {settings['peer'] or 'not installed'}",
-    highlight=False,
+    f"{machine['jax']}, TorchJD {settings['peer'] or 'not installed'}"
   )
 
 
-def figure(cells: Sequence[Cell], settings: dict) -> Any:
+def figure(cells: Sequence[Cell], settings: dict[str, Any]) -> "Figure":
   """Against P, one column per T: times faster, and multiples of the floor."""
-  from matplotlib.figure import Figure
-
   tasks = _sizes(cells, "tasks")
   rows = [(over_floor, 2.0, "multiple of the floor")]
   if any("theirs" in cell for cell in cells):
     rows.insert(0, (ratio, 1.0, "times faster than TorchJD"))
-  result = Figure(
-    figsize=(3.2 * len(tasks) + 2.4, 3.2 * len(rows)), layout="constrained"
+  result, axes = panels(
+    len(rows),
+    [f"T = {num_tasks}" for num_tasks in tasks],
+    width=3.2 * len(tasks) + 2.4,
+    height=3.2 * len(rows),
   )
-  axes = result.subplots(len(rows), len(tasks), squeeze=False, sharey="row")
   for (value, level, title), line in zip(rows, axes, strict=True):
     line[0].set_ylabel(title)
     for num_tasks, ax in zip(tasks, line, strict=True):
@@ -272,17 +273,8 @@ def figure(cells: Sequence[Cell], settings: dict) -> Any:
         medians = [
           _median([value(c) for c in _of(chosen, params=p)]) for p in params
         ]
-        ax.plot(
-          params,
-          medians,
-          label=method,
-          marker="o",
-          markersize=3,
-          **line_style(index),
-        )
+        draw(ax, index, params, medians, method)
       ax.axhline(level, color="#888888", linewidth=0.8)
-      ax.set(xscale="log", yscale="log", title=f"T = {num_tasks}")
-      bare_axes(ax)
   for ax in axes[-1]:
     ax.set_xlabel("parameters")
   legend_beside(result, axes[0, 0])

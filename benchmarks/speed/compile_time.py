@@ -6,9 +6,7 @@ and those of its first run. Prints a table and writes JSON.
 """
 
 import argparse
-import json
 import math
-import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -17,13 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import optax_mtl
-from benchmarks.common import timing
-from benchmarks.common.output import new_table
+from benchmarks.common import options, output, timing
+from benchmarks.common.examples import example
 
 
 def leaf_shapes(leaves: int) -> list[tuple[int, ...]]:
@@ -35,7 +32,8 @@ def leaf_shapes(leaves: int) -> list[tuple[int, ...]]:
 def inputs(num_tasks: int, leaves: int) -> tuple[Any, Any]:
   """Stacked task gradients and params."""
   rng = np.random.default_rng(0)
-  params, grads = {}, {}
+  params: dict[str, jax.Array] = {}
+  grads: dict[str, jax.Array] = {}
   for index, shape in enumerate(leaf_shapes(leaves)):
     name = f"leaf_{index:03d}"
     params[name] = jnp.asarray(np.zeros(shape, np.float32))
@@ -45,20 +43,18 @@ def inputs(num_tasks: int, leaves: int) -> tuple[Any, Any]:
   return grads, params
 
 
-def measure(name: str, num_tasks: int, grads: Any, params: Any) -> dict:
+def measure(
+  name: str, num_tasks: int, grads: Any, params: Any
+) -> dict[str, Any]:
   """Seconds of one method's first call, by wall clock and by processor."""
-  build = optax_mtl.METHODS[name]
-  transformation = build(num_tasks, **build.info.example(range(num_tasks)))
-  # Losses and preferences are positive, KPIs in (0, 1).
-  half = np.full((num_tasks,), 0.5, np.float32)
-  extra = {need: jnp.asarray(half) for need in build.info.needs}
+  transformation, extra = example(name, num_tasks)
   state = jax.block_until_ready(transformation.init(params))
   # Other methods share parts: none may profit from the one before.
   jax.clear_caches()
 
   marks = [(time.perf_counter(), time.process_time())]
 
-  def mark():
+  def mark() -> None:
     marks.append((time.perf_counter(), time.process_time()))
 
   function = jax.jit(transformation.update)
@@ -80,17 +76,14 @@ def measure(name: str, num_tasks: int, grads: Any, params: Any) -> dict:
   return {"method": name, "tasks": num_tasks, **seconds}
 
 
-def table(rows: Sequence[dict], leaves: int, limit: float) -> Table:
+def table(rows: Sequence[dict[str, Any]], leaves: int, limit: float) -> Table:
   """One row per method and number of tasks."""
-  result = new_table(
-    f"seconds of the first call on {leaves} leaves; in brackets the "
-    f"processor's; limit {limit:g}"
-  )
   parts = ("trace", "compile", "run", "first_call")
-  result.add_column("method", no_wrap=True)
-  result.add_column("T", justify="right")
-  for part in parts:
-    result.add_column(part.replace("_", " "), justify="right", no_wrap=True)
+  result = output.new_table(
+    f"seconds of the first call on {leaves} leaves; in brackets the "
+    f"processor's; limit {limit:g}",
+    ["method", "T", *(part.replace("_", " ") for part in parts)],
+  )
   for row in rows:
     texts = [f"{row[p]['wall']:.2f} ({row[p]['cpu']:.2f})" for p in parts]
     if row["first_call"]["wall"] > limit:
@@ -101,31 +94,24 @@ def table(rows: Sequence[dict], leaves: int, limit: float) -> Table:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.compile_time",
-    description=__doc__,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
-  words = lambda text: text.split(",")  # noqa: E731
-  add = parser.add_argument
-  add("--methods", type=words, default=",".join(optax_mtl.METHODS))
-  add("--tasks", type=lambda text: list(map(int, words(text))), default="10")
-  add("--leaves", type=int, default=200)
+  parser = options.new_parser("speed.compile_time", __doc__)
+  add, names = parser.add_argument, ",".join(optax_mtl.METHODS)
+  add("--methods", type=options.words, default=names, help="of these")
+  add("--tasks", type=options.numbers, default="10", help="T")
+  add("--leaves", type=int, default=200, help="of the tree")
   add("--limit", type=float, default=3.0, help="seconds, marked above")
-  add("--out", type=pathlib.Path, default=pathlib.Path("out/compile_time"))
+  options.add_out(parser, "compile_time")
   args = parser.parse_args(argv)
-  unknown = set(args.methods) - set(optax_mtl.METHODS)
-  if unknown:
-    parser.error(f"unknown methods {sorted(unknown)}")
+  options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Measures; returns the exit status."""
   args = parse_args(argv)
-  console = Console()
+  console = output.new_console()
   machine = timing.machine()
-  rows = []
+  rows: list[dict[str, Any]] = []
   cases = [(name, t) for t in args.tasks for name in args.methods]
   # The first compilation of a process loads libraries, whatever is compiled.
   measure("equal_weighting", 2, *inputs(2, 2))
@@ -135,11 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     console.print(f"[yellow]Stopped after {len(rows)} of {len(cases)}.")
   console.print(table(rows, args.leaves, args.limit))
-  args.out.mkdir(parents=True, exist_ok=True)
-  path = args.out / "compile_time.json"
   data = {"machine": machine, "leaves": args.leaves, "rows": rows}
-  path.write_text(json.dumps(data, indent=1))
-  console.print(f"Wrote {path}")
+  output.say_wrote(output.write(args.out, "compile_time", data))
   return 0
 
 

@@ -19,18 +19,21 @@ that a busy machine is unkind to all of them alike.
 """
 
 import argparse
-import json
+import pathlib
 import platform
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from optax_mtl import linalg
+from benchmarks.common import options, output, timing, trees
+from benchmarks.speed.gram_candidates import Candidate, Leaves, candidates
 
-TREES = {
+TREES: dict[str, trees.Shapes] = {
   "mlp": [(784, 512), (512,), (512, 512), (512,), (512, 10), (10,)],
   "cnn": [(3, 3, 3, 64), (64,)] + [(3, 3, 64, 64), (64,)] * 8 + [(64, 10)],
   "transformer": (
@@ -42,35 +45,27 @@ TREES = {
 }
 
 
-def parse_args(argv=None):
-  """Command line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument(
-    "--tasks", type=int, nargs="+", default=[2, 3, 10, 40, 128]
-  )
-  parser.add_argument(
-    "--params",
-    type=lambda x: int(float(x)),
-    nargs="+",
-    default=[100_000, 1_000_000, 10_000_000],
-  )
-  parser.add_argument("--tree", nargs="*", choices=list(TREES), default=[])
-  parser.add_argument(
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The command line."""
+  parser = options.new_parser("speed.gram_cpu", __doc__, as_it_is=True)
+  add, number = parser.add_argument, options.number
+  add("--tasks", type=int, nargs="+", default=[2, 3, 10, 40, 128])
+  add("--params", type=number, nargs="+", default=[100_000, 10**6, 10**7])
+  add("--tree", nargs="*", choices=list(TREES), default=[])
+  add(
     "--max-floats",
-    type=lambda x: int(float(x)),
+    type=number,
     default=50_000_000,
     help="skip cases with more entries T * P than this",
   )
-  parser.add_argument("--repeats", type=int, default=15)
-  parser.add_argument("--out", help="write the results as JSON")
+  add("--repeats", type=int, default=15)
+  add("--out", type=pathlib.Path, help="write the results as JSON")
   return parser.parse_args(argv)
 
 
-def plain_gram(leaves):
+def plain_gram(leaves: Leaves) -> jax.Array:
   """What one gets by writing the product down."""
-  total = 0.0
+  total = jnp.zeros(())
   for leaf in leaves:
     rows = leaf.reshape(leaf.shape[0], -1)
     total = total + jax.lax.dot_general(
@@ -79,36 +74,23 @@ def plain_gram(leaves):
   return total
 
 
-def jax_candidates(num_tasks):
+def jax_candidates(num_tasks: int) -> dict[str, Candidate]:
   """Name to function of the leaves."""
 
-  def combine(leaves):
-    return linalg.combine(leaves, jnp.arange(1.0, num_tasks + 1))
+  def read(leaves: Leaves) -> jax.Array:
+    return sum((jnp.sum(leaf) for leaf in leaves), jnp.zeros(()))
 
-  def both(leaves):
-    gram = linalg.gram(leaves, num_tasks)
-    # A weight that needs the whole matrix, in place of a solver.
-    weights = 1 / (1 + jnp.sum(jnp.abs(gram), axis=1))
-    return linalg.combine(leaves, weights / jnp.sum(weights))
-
-  def read(leaves):
-    return sum(jnp.sum(leaf) for leaf in leaves)
-
-  def write(leaves):
+  def write(leaves: Leaves) -> Leaves:
     value = leaves[0].reshape(-1)[0]
     return [jnp.full(leaf.shape[1:], value) for leaf in leaves]
 
-  return {
-    "gram": lambda leaves: linalg.gram(leaves, num_tasks),
-    "combine": combine,
-    "both": both,
-    "plain": plain_gram,
-    "read": read,
-    "write": write,
-  }
+  ours = candidates(num_tasks)
+  return ours | {"plain": plain_gram, "read": read, "write": write}
 
 
-def torch_candidates(host):
+def torch_candidates(
+  host: Sequence[np.ndarray],
+) -> dict[str, Callable[[], Any]]:
   """The same in torch, on one flat matrix; empty without torch."""
   try:
     import torch
@@ -123,15 +105,18 @@ def torch_candidates(host):
   }
 
 
-def measure(shapes, num_tasks, repeats):
-  """Medians in milliseconds and compile times in seconds."""
+def measure(
+  shapes: trees.Shapes, num_tasks: int, repeats: int
+) -> dict[str, dict[str, float]]:
+  """Medians and least times in milliseconds, compile times in seconds."""
   rng = np.random.default_rng(0)
   host = [
     rng.standard_normal((num_tasks, *shape), dtype=np.float32)
     for shape in shapes
   ]
   leaves = [jnp.asarray(x) for x in host]
-  runs, compile_s = {}, {}
+  runs: dict[str, Callable[[], Any]] = {}
+  compile_s: dict[str, float] = {}
   for name, function in jax_candidates(num_tasks).items():
     start = time.perf_counter()
     compiled = jax.jit(function).lower(leaves).compile()
@@ -140,61 +125,48 @@ def measure(shapes, num_tasks, repeats):
       compiled(leaves)
     )
   runs.update(torch_candidates(host))
-  times = {name: [] for name in runs}
-  for repeat in range(repeats + 1):
-    for name, run in runs.items():
-      start = time.perf_counter()
-      run()
-      if repeat:  # the first round warms up
-        times[name].append(1e3 * (time.perf_counter() - start))
-  result = {name: statistics.median(t) for name, t in times.items()}
-  least = {f"{name} min": min(t) for name, t in times.items()}
-  floor = 2 * result["read"] + result["write"]
-  result["ratio"] = result["both"] / floor
-  return result, least, compile_s
+  times = timing.in_turn(runs, repeats)
+  result = {name: 1e3 * statistics.median(t) for name, t in times.items()}
+  result["ratio"] = result["both"] / (2 * result["read"] + result["write"])
+  return {
+    "milliseconds": result,
+    "least_milliseconds": {name: 1e3 * min(t) for name, t in times.items()},
+    "compile_seconds": compile_s,
+  }
 
 
-def main(argv=None):
-  """Runs all cases."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs all cases; returns the exit status."""
   args = parse_args(argv)
-  cases = []
+  cases: list[tuple[str | None, trees.Shapes, int]] = []
   if args.tree:
-    cases = [(name, TREES[name], t) for name in args.tree for t in args.tasks]
+    cases += [(name, TREES[name], t) for name in args.tree for t in args.tasks]
   else:
-    cases = [(None, [(p,)], t) for t in args.tasks for p in args.params]
+    cases += [(None, [(p,)], t) for t in args.tasks for p in args.params]
   columns = ["gram", "combine", "both", "plain", "torch gram", "torch combine"]
   columns += ["read", "write", "ratio"]
   print(f"{'T':>4} {'P':>11} " + " ".join(f"{c:>13}" for c in columns))
-  results = []
+  results: list[dict[str, Any]] = []
   for name, shapes, num_tasks in cases:
     params = sum(int(np.prod(shape)) for shape in shapes)
     if num_tasks * params > args.max_floats:
       continue
-    result, least, compile_s = measure(shapes, num_tasks, args.repeats)
+    found = measure(shapes, num_tasks, args.repeats)
     label = params if name is None else name
-    cells = [f"{result[c]:13.3f}" if c in result else 13 * " " for c in columns]
+    times = found["milliseconds"]
+    cells = [f"{times[c]:13.3f}" if c in times else 13 * " " for c in columns]
     print(f"{num_tasks:4d} {label:>11} " + " ".join(cells), flush=True)
-    results.append(
-      {
-        "tasks": num_tasks,
-        "params": params,
-        "tree": name,
-        "milliseconds": result,
-        "least_milliseconds": least,
-        "compile_seconds": compile_s,
-      }
-    )
+    case = {"tasks": num_tasks, "params": params, "tree": name}
+    results.append(case | found)
   if args.out:
-    report = {
-      "jax": jax.__version__,
-      "device": jax.devices()[0].device_kind,
+    report = output.made_with() | {
       "processor": platform.processor() or platform.machine(),
       "repeats": args.repeats,
       "results": results,
     }
-    with open(args.out, "w") as file:
-      json.dump(report, file, indent=2)
+    output.write(args.out.parent, args.out.stem, report)
+  return 0
 
 
 if __name__ == "__main__":
-  main()
+  raise SystemExit(main())

@@ -13,53 +13,49 @@ to try the script: `--allow-cpu --params 1e5`.
 """
 
 import argparse
-import json
+import pathlib
 import statistics
 import sys
-import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import linalg
+from benchmarks.common import options, output, timing
+from benchmarks.speed.gram_candidates import Leaves, candidates
+
+_NAMES = ("copy", "gram", "combine", "both")
 
 
-def parse_args(argv=None):
-  """Command line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.gram_gpu",
-    description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
-  parser.add_argument("--tasks", type=int, nargs="+", default=[2, 8, 32])
-  parser.add_argument(
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+  """The command line."""
+  parser = options.new_parser("speed.gram_gpu", __doc__, as_it_is=True)
+  add, dtypes = parser.add_argument, ["float32", "bfloat16"]
+  add("--tasks", type=int, nargs="+", default=[2, 8, 32])
+  add(
     "--params",
-    type=lambda x: int(float(x)),
+    type=options.number,
     default=100_000_000,
     help="parameters per task",
   )
-  parser.add_argument(
-    "--dtypes",
-    nargs="+",
-    choices=["float32", "bfloat16"],
-    default=["float32", "bfloat16"],
-  )
-  parser.add_argument("--repeats", type=int, default=10)
-  parser.add_argument(
+  add("--dtypes", nargs="+", choices=dtypes, default=dtypes)
+  add("--repeats", type=int, default=10)
+  add(
     "--inner",
     type=int,
     default=5,
     help="calls per timing, which hides the cost of starting one",
   )
-  parser.add_argument("--allow-cpu", action="store_true")
-  parser.add_argument("--out", help="write the results as JSON")
+  add("--allow-cpu", action="store_true")
+  add("--out", type=pathlib.Path, help="write the results as JSON")
   return parser.parse_args(argv)
 
 
-def make_leaves(num_tasks, params, dtype):
+def make_leaves(num_tasks: int, params: int, dtype: jnp.dtype) -> Leaves:
   """A matrix, a bias and a remainder of `params` parameters in all."""
   side = max(1, int((params // 2) ** 0.5))
-  shapes = [(side, side), (side,)]
+  shapes: list[tuple[int, ...]] = [(side, side), (side,)]
   rest = params - side * side - side
   if rest > 0:
     shapes.append((rest,))
@@ -67,7 +63,7 @@ def make_leaves(num_tasks, params, dtype):
 
   # Drawn task by task: a draw of the whole leaf needs several times its memory.
   @jax.jit
-  def draw(keys):
+  def draw(keys: jax.Array) -> Leaves:
     return [
       jax.lax.map(
         lambda k, shape=shape: jax.random.normal(k, shape, dtype),
@@ -79,26 +75,7 @@ def make_leaves(num_tasks, params, dtype):
   return jax.block_until_ready(draw(keys))
 
 
-def candidates(num_tasks):
-  """Name to function of the leaves."""
-
-  def both(leaves):
-    gram = linalg.gram(leaves, num_tasks)
-    weights = 1 / (1 + jnp.sum(jnp.abs(gram), axis=1))
-    return linalg.combine(leaves, weights / jnp.sum(weights))
-
-  return {
-    # The negation is what makes it a copy: an identity would be elided.
-    "copy": lambda leaves: [-leaf for leaf in leaves],
-    "gram": lambda leaves: linalg.gram(leaves, num_tasks),
-    "combine": lambda leaves: linalg.combine(
-      leaves, jnp.arange(1.0, num_tasks + 1)
-    ),
-    "both": both,
-  }
-
-
-def moved(name, size, num_tasks):
+def moved(name: str, size: int, num_tasks: int) -> float:
   """Bytes that an operation on `size` bytes of leaves has to move."""
   return {
     "copy": 2 * size,
@@ -108,41 +85,52 @@ def moved(name, size, num_tasks):
   }[name]
 
 
-def measure(num_tasks, params, dtype, repeats, inner):
+def measure(
+  num_tasks: int, params: int, dtype: str, repeats: int, inner: int
+) -> dict[str, dict[str, float]]:
   """Medians in milliseconds, and bandwidths in GB/s."""
   leaves = make_leaves(num_tasks, params, jnp.dtype(dtype))
   size = sum(leaf.nbytes for leaf in leaves)
-  runs = {
-    name: jax.jit(function).lower(leaves).compile()
-    for name, function in candidates(num_tasks).items()
+  functions = {
+    # The negation is what makes it a copy: an identity would be elided.
+    "copy": lambda leaves: [-leaf for leaf in leaves],
+    **candidates(num_tasks),
   }
-  times = {name: [] for name in runs}
-  for repeat in range(repeats + 1):
-    for name, run in runs.items():
-      jax.block_until_ready(run(leaves))
-      start = time.perf_counter()
+  runs = {
+    name: jax.jit(functions[name]).lower(leaves).compile() for name in _NAMES
+  }
+
+  def block(run: Callable[[Leaves], Any]) -> Callable[[], None]:
+    def calls() -> None:
       out = None
       for _ in range(inner):
         out = run(leaves)
       jax.block_until_ready(out)
-      if repeat:
-        times[name].append(1e3 * (time.perf_counter() - start) / inner)
-      del out
-  result = {"milliseconds": {n: statistics.median(t) for n, t in times.items()}}
+
+    return calls
+
+  seconds = timing.in_turn(
+    {name: block(run) for name, run in runs.items()},
+    repeats,
+    before=lambda name: jax.block_until_ready(runs[name](leaves)),
+  )
+  times = {n: 1e3 * statistics.median(t) / inner for n, t in seconds.items()}
   speed = {
-    name: moved(name, size, num_tasks) / ms / 1e6
-    for name, ms in result["milliseconds"].items()
+    name: moved(name, size, num_tasks) / ms / 1e6 for name, ms in times.items()
   }
-  result["gigabytes_per_second"] = speed
-  result["share_of_copy"] = {n: s / speed["copy"] for n, s in speed.items()}
-  result["temp_bytes"] = {
-    name: run.memory_analysis().temp_size_in_bytes for name, run in runs.items()
+  return {
+    "milliseconds": times,
+    "gigabytes_per_second": speed,
+    "share_of_copy": {n: s / speed["copy"] for n, s in speed.items()},
+    "temp_bytes": {
+      name: run.memory_analysis().temp_size_in_bytes
+      for name, run in runs.items()
+    },
   }
-  return result
 
 
-def main(argv=None):
-  """Runs all cases."""
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs all cases; returns the exit status."""
   args = parse_args(argv)
   device = jax.devices()[0]
   if device.platform != "gpu" and not args.allow_cpu:
@@ -152,16 +140,16 @@ def main(argv=None):
       file=sys.stderr,
     )
     return 2
-  names = ["copy", "gram", "combine", "both"]
   print(
     f"{'dtype':>9} {'T':>4} {'P':>11} "
-    + " ".join(f"{name + ' ms':>11}" for name in names)
-    + " ".join(f"{name + ' share':>14}" for name in names[1:])
+    + " ".join(f"{name + ' ms':>11}" for name in _NAMES)
+    + " ".join(f"{name + ' share':>14}" for name in _NAMES[1:])
   )
-  results = []
+  results: list[dict[str, Any]] = []
   for dtype in args.dtypes:
     for num_tasks in args.tasks:
       case = {"dtype": dtype, "tasks": num_tasks, "params": args.params}
+      label = f"{dtype:>9} {num_tasks:4d} {args.params:11d} "
       try:
         result = measure(
           num_tasks, args.params, dtype, args.repeats, args.inner
@@ -169,24 +157,19 @@ def main(argv=None):
       except jax.errors.JaxRuntimeError as error:
         # Most likely the memory: 32 tasks of 1e8 float32 and their copy take
         # 26 GB.
-        print(f"{dtype:>9} {num_tasks:4d} {args.params:11d} {error}"[:160])
+        print(f"{label}{error}"[:160])
         results.append(case | {"error": str(error)})
         continue
       print(
-        f"{dtype:>9} {num_tasks:4d} {args.params:11d} "
-        + " ".join(f"{result['milliseconds'][n]:11.3f}" for n in names)
-        + " ".join(f"{result['share_of_copy'][n]:14.2f}" for n in names[1:]),
+        label
+        + " ".join(f"{result['milliseconds'][n]:11.3f}" for n in _NAMES)
+        + " ".join(f"{result['share_of_copy'][n]:14.2f}" for n in _NAMES[1:]),
         flush=True,
       )
       results.append(case | result)
   if args.out:
-    report = {
-      "jax": jax.__version__,
-      "device": device.device_kind,
-      "results": results,
-    }
-    with open(args.out, "w") as file:
-      json.dump(report, file, indent=2)
+    report = output.made_with() | {"results": results}
+    output.write(args.out.parent, args.out.stem, report)
   return 0
 
 

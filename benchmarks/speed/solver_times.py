@@ -8,15 +8,23 @@ iterations, on the hard families. Prints tables; writes JSON and pictures.
 """
 
 import argparse
-import json
-import pathlib
+import functools
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from rich.table import Table
 
-from benchmarks.common import timing
+from benchmarks.common import matrices, options, output, pictures, timing
+from optax_mtl import solvers
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+Row = dict[str, Any]
 
 _VARIANTS = ("wolfe", "pairwise", "away", "vanilla")
 _HARD = (
@@ -31,15 +39,36 @@ _HARD = (
 _CUBIC_UP_TO = 256
 
 
+def _equal(gram: jax.Array) -> jax.Array:
+  return jnp.full((1, len(gram)), 1 / len(gram), gram.dtype)
+
+
+def _eye(gram: jax.Array) -> jax.Array:
+  return jnp.eye(len(gram), dtype=gram.dtype)
+
+
+#: Name -> function from a Gram matrix to the solution and a certificate.
+SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
+  "min_norm": solvers.min_norm,
+  "cagrad": lambda gram: solvers.cagrad_weights(gram, 0.5),
+  "dual_cone, one vector": lambda gram: solvers.project_dual_cone(
+    gram, _equal(gram)
+  ),
+  "dual_cone, T vectors": lambda gram: solvers.project_dual_cone(
+    gram, _eye(gram)
+  ),
+  "nash_bargaining": solvers.nash_bargaining,
+  "fairness, alpha 2": lambda gram: solvers.fairness(gram, 2.0),
+  "equal_projections": solvers.equal_projections,
+  "conflict_free": solvers.conflict_free_direction,
+  "aligned": solvers.aligned_weights,
+}
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   """The command line."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.solver_times",
-    description=__doc__,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
-  numbers = lambda text: [int(n) for n in text.split(",")]  # noqa: E731
-  words = lambda text: text.split(",")  # noqa: E731
+  words, numbers = options.words, options.numbers
+  parser = options.new_parser("speed.solver_times", __doc__)
   add = parser.add_argument
   add("--solvers", type=words, help="of those listed; default: all")
   add(
@@ -48,13 +77,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default="2,4,8,16,32,64,128,256,512,1024",
     help="T",
   )
-  add("--families", type=words, default="iid,conflicting,scaled_1e2")
-  add("--batch-tasks", type=numbers, default="3,10,40")
+  add(
+    "--families",
+    type=words,
+    default="iid,conflicting,scaled_1e2",
+    help="of matrices",
+  )
+  add("--batch-tasks", type=numbers, default="3,10,40", help="T in one vmap")
   add("--batch", type=int, default=1000, help="matrices in one vmap")
   add("--steps", type=int, default=1000, help="of the convergence plots")
   add("--steps-tasks", type=int, default=40, help="their T")
-  add("--threads", type=int, default=1)
-  add("--repeats", type=int, default=15)
+  add("--threads", type=int, default=1, help="that solvers may use")
+  add("--repeats", type=int, default=15, help="timed blocks of each")
   add("--seconds", type=float, default=0.3, help="time per case")
   add(
     "--limit",
@@ -62,44 +96,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     default=5.0,
     help="go no further with a solver once a call takes so many seconds",
   )
-  add("--out", type=pathlib.Path, default=pathlib.Path("out/solvers"))
+  options.add_out(parser, "solver_times")
   args = parser.parse_args(argv)
-  known = list(solvers())
-  args.solvers = args.solvers or known
-  if unknown := set(args.solvers) - set(known):
-    parser.error(f"unknown solvers {sorted(unknown)}; there are {known}")
+  args.solvers = args.solvers or list(SOLVERS)
+  options.check_known(parser, "solvers", args.solvers, SOLVERS)
+  options.check_known(parser, "families", args.families, matrices.FAMILIES)
   return args
-
-
-def solvers() -> dict[str, Callable[[Any], Any]]:
-  """Name -> function from a Gram matrix to the solution and a certificate."""
-  import jax.numpy as jnp
-
-  from optax_mtl import solvers as s
-
-  def equal(gram):
-    return jnp.full((1, len(gram)), 1 / len(gram), gram.dtype)
-
-  def eye(gram):
-    return jnp.eye(len(gram), dtype=gram.dtype)
-
-  return {
-    "min_norm": s.min_norm,
-    "cagrad": lambda gram: s.cagrad_weights(gram, 0.5),
-    "dual_cone, one vector": lambda g: s.project_dual_cone(g, equal(g)),
-    "dual_cone, T vectors": lambda g: s.project_dual_cone(g, eye(g)),
-    "nash_bargaining": s.nash_bargaining,
-    "fairness, alpha 2": lambda gram: s.fairness(gram, 2.0),
-    "equal_projections": s.equal_projections,
-    "conflict_free": s.conflict_free_direction,
-    "aligned": s.aligned_weights,
-  }
 
 
 def grams(family: str, num_tasks: int, number: int = 1) -> np.ndarray:
   """[number, T, T] of float32, from gradients of four times as many columns."""
-  from benchmarks.common import matrices
-
   rng = np.random.default_rng(num_tasks)
   make = matrices.FAMILIES[family]
   return np.stack(
@@ -110,27 +116,32 @@ def grams(family: str, num_tasks: int, number: int = 1) -> np.ndarray:
   )
 
 
-def against_tasks(args: argparse.Namespace, report: Callable) -> list[dict]:
-  """Time and certificate of every solver, family and T."""
-  import jax
+Report = Callable[[str], object]
 
-  rows, slow = [], set()
+
+def _waiting(
+  function: Callable[[jax.Array], Any], given: jax.Array
+) -> Callable[[], Any]:
+  """A call that returns when its result is there."""
+  return lambda: jax.block_until_ready(function(given))
+
+
+def against_tasks(args: argparse.Namespace, report: Report) -> list[Row]:
+  """Time and certificate of every solver, family and T."""
+  rows: list[Row] = []
+  slow: set[tuple[str, str]] = set()
   for num_tasks in args.tasks:
     for family in args.families:
-      gram = jax.numpy.asarray(grams(family, num_tasks)[0])
+      gram = jnp.asarray(grams(family, num_tasks)[0])
       for name in args.solvers:
         report(f"{name} T={num_tasks}")
         cubic = name.endswith("T vectors") and num_tasks > _CUBIC_UP_TO
         if (name, family) in slow or cubic:
           continue
-        solve = jax.jit(solvers()[name])
+        solve = jax.jit(SOLVERS[name])
         certificate = solve(gram)[1]
         measured = timing.interleave(
-          {
-            "": lambda solve=solve, gram=gram: jax.block_until_ready(
-              solve(gram)
-            )
-          },
+          {"": _waiting(solve, gram)},
           repeats=args.repeats,
           seconds=args.seconds,
         )[""]
@@ -150,24 +161,22 @@ def against_tasks(args: argparse.Namespace, report: Callable) -> list[dict]:
   return rows
 
 
-def batches(args: argparse.Namespace, report: Callable) -> list[dict]:
+def batches(args: argparse.Namespace, report: Report) -> list[Row]:
   """One `vmap` over many matrices, against a loop over them in one program."""
-  import jax
-
-  rows = []
+  rows: list[Row] = []
   for num_tasks in args.batch_tasks:
     for family in args.families:
-      batch = jax.numpy.asarray(grams(family, num_tasks, args.batch))
+      batch = jnp.asarray(grams(family, num_tasks, args.batch))
       for name in args.solvers:
         report(f"{name} {args.batch} x T={num_tasks}")
-        solve = solvers()[name]
+        solve = SOLVERS[name]
         together = jax.jit(jax.vmap(solve))
-        one_by_one = jax.jit(lambda b, solve=solve: jax.lax.map(solve, b))
+        one_by_one = jax.jit(functools.partial(jax.lax.map, solve))
         certificate = together(batch)[1]
         timings = timing.interleave(
           {
-            "vmap": lambda f=together, b=batch: jax.block_until_ready(f(b)),
-            "loop": lambda f=one_by_one, b=batch: jax.block_until_ready(f(b)),
+            "vmap": _waiting(together, batch),
+            "loop": _waiting(one_by_one, batch),
           },
           repeats=args.repeats,
           seconds=args.seconds,
@@ -178,7 +187,7 @@ def batches(args: argparse.Namespace, report: Callable) -> list[dict]:
             "family": family,
             "tasks": num_tasks,
             "batch": args.batch,
-            **{key: timing.as_json() for key, timing in timings.items()},
+            **{key: seconds.as_json() for key, seconds in timings.items()},
             "converged": int(certificate.converged.sum()),
             "residual": float(certificate.residual.max()),
             "iterations": int(certificate.iterations.max()),
@@ -187,18 +196,18 @@ def batches(args: argparse.Namespace, report: Callable) -> list[dict]:
   return rows
 
 
-def convergence(args: argparse.Namespace, report: Callable) -> dict[str, dict]:
+def convergence(
+  args: argparse.Namespace, report: Report
+) -> dict[str, dict[str, list[float]]]:
   """Family -> variant -> the gap after each step."""
-  import jax
-
-  from optax_mtl import solvers as s
-
-  gaps: dict[str, dict] = {}
+  gaps: dict[str, dict[str, list[float]]] = {}
   for family in _HARD:
-    gram = jax.numpy.asarray(grams(family, args.steps_tasks)[0])
+    gram = jnp.asarray(grams(family, args.steps_tasks)[0])
     for variant in _VARIANTS:
       report(f"{variant} on {family}")
-      trace = s.min_norm_trace(gram, variant=variant, num_steps=args.steps)
+      trace = solvers.min_norm_trace(
+        gram, variant=variant, num_steps=args.steps
+      )
       gaps.setdefault(family, {})[variant] = np.asarray(trace).tolist()
   return gaps
 
@@ -208,23 +217,14 @@ def _milliseconds(seconds: float) -> str:
   return f"{value:.0f}" if value >= 100 else f"{value:.2g}"
 
 
-def tables(data: dict[str, Any]) -> list[Any]:
+def tables(data: dict[str, Any]) -> list[Table]:
   """Of the times and of the batches."""
-  from benchmarks.common.output import new_table
-
-  def new(title, columns):
-    table = new_table(title)
-    for index, column in enumerate(columns):
-      table.add_column(
-        column, justify="left" if index < 2 else "right", no_wrap=True
-      )
-    return table
-
   rows = data["against_tasks"]
   tasks = sorted({row["tasks"] for row in rows})
-  times = new(
+  times = output.new_table(
     "milliseconds against T; * did not converge",
     ["solver", "family", *map(str, tasks)],
+    left=2,
   )
   for name in dict.fromkeys(row["solver"] for row in rows):
     for family in dict.fromkeys(row["family"] for row in rows):
@@ -235,9 +235,10 @@ def tables(data: dict[str, Any]) -> list[Any]:
         if (row["solver"], row["family"]) == (name, family)
       }
       times.add_row(name, family, *(found.get(t, "–") for t in tasks))
-  many = new(
+  many = output.new_table(
     "many matrices by one vmap",
     ["solver", "family", "T", "ms", "µs each", "loop / vmap", "converged"],
+    left=2,
   )
   for row in data["batches"]:
     many.add_row(
@@ -252,75 +253,52 @@ def tables(data: dict[str, Any]) -> list[Any]:
   return [times, many]
 
 
-def figures(data: dict[str, Any]) -> dict[str, Any]:
-  """File name -> figure."""
-  from matplotlib.figure import Figure
-
-  from optax_mtl._plot_base import (
-    COLOURS,
-    bare_axes,
-    legend_beside,
-    line_style,
-  )
-
-  def panels(titles, width):
-    figure = Figure(figsize=(width, 3.4), layout="constrained")
-    axes = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
-    for ax, title in zip(axes, titles, strict=True):
-      ax.set_title(title, fontsize="medium")
-      ax.set_yscale("log")
-      bare_axes(ax)
-    return figure, axes
-
-  result = {}
+def figures(data: dict[str, Any]) -> dict[str, "Figure"]:
+  """File name without suffix -> figure."""
+  result: dict[str, Figure] = {}
   rows = data["against_tasks"]
   families = list(dict.fromkeys(row["family"] for row in rows))
   if rows:
-    figure, axes = panels(families, 3.4 * len(families) + 2)
+    width = 3.4 * len(families) + 2
+    figure, (axes,) = pictures.panels(1, families, width, 3.4)
     for ax, family in zip(axes, families, strict=True):
       for index, name in enumerate(dict.fromkeys(r["solver"] for r in rows)):
         found = [
-          (r["tasks"], 1e3 * r["median"])
-          for r in rows
-          if (r["solver"], r["family"]) == (name, family)
+          r for r in rows if (r["solver"], r["family"]) == (name, family)
         ]
-        ax.plot(
-          *zip(*found, strict=True),
-          label=name,
-          marker="o",
-          markersize=3,
-          **line_style(index),
+        pictures.draw(
+          ax,
+          index,
+          [row["tasks"] for row in found],
+          [1e3 * row["median"] for row in found],
+          name,
         )
       ax.set_xscale("log", base=2)
       ax.set_xlabel("tasks")
     axes[0].set_ylabel("milliseconds")
-    legend_beside(figure, axes[0])
-    result["solvers_time.png"] = figure
+    pictures.legend_beside(figure, axes[0])
+    result["solvers_time"] = figure
   gaps = data["convergence"]
   if gaps:
-    figure, axes = panels(list(gaps), 2.9 * len(gaps) + 1.4)
+    width = 2.9 * len(gaps) + 1.4
+    figure, (axes,) = pictures.panels(1, list(gaps), width, 3.4)
     for ax, traces in zip(axes, gaps.values(), strict=True):
       for index, (variant, gap) in enumerate(traces.items()):
-        steps = np.arange(1, len(gap) + 1)
         # Not below a rounding: a gap of 0 has no place on the axis.
         shown = np.maximum(gap, float(np.finfo(np.float32).eps) / 4)
-        ax.plot(steps, shown, color=COLOURS[index], label=variant)
-      ax.set_xscale("log")
+        steps = np.arange(1, len(gap) + 1)
+        pictures.draw(ax, index, steps, shown, variant, marker="")
       ax.set_xlabel("iterations")
     axes[0].set_ylabel("relative duality gap")
-    legend_beside(figure, axes[0])
-    result["solvers_convergence.png"] = figure
+    pictures.legend_beside(figure, axes[0])
+    result["solvers_convergence"] = figure
   return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark; returns the exit status."""
   args = parse_args(argv)
-  from rich.console import Console
-
-  console = Console()
-  if not console.is_terminal:
-    console.width = 120
+  console = output.new_console()
   data: dict[str, Any] = {"machine": timing.machine()}
   data |= {"threads": args.threads, "steps_tasks": args.steps_tasks}
   data |= {"against_tasks": [], "batches": [], "convergence": {}}
@@ -333,11 +311,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print("[yellow]Stopped: what was finished is kept.")
   for table in tables(data):
     console.print(table)
-  args.out.mkdir(parents=True, exist_ok=True)
-  (args.out / "solvers.json").write_text(json.dumps(data))
-  for name, figure in figures(data).items():
-    figure.savefig(args.out / name, dpi=120)
-  console.print(f"Wrote solvers.json and pictures to {args.out}")
+  paths = output.write(args.out, "solver_times", data, figures(data))
+  output.say_wrote(paths)
   return 0
 
 

@@ -13,6 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 Params = Any
+Layer = dict[str, jax.Array]
+Block = dict[str, Layer]
+#: The init function of a trunk, `key -> layers`, and `(layers, x) -> z`.
+Trunk = tuple[Callable[..., Any], Callable[..., jax.Array]]
 
 #: Units of each task's head.
 HEAD_WIDTH = 8
@@ -60,34 +64,34 @@ class Network:
   x: np.ndarray
   y: np.ndarray
 
-  def losses(self, params, x, y):
+  def losses(self, params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     """`(params, x, y) -> losses` [T]."""
     return self.heads(params, self.trunk(params, x, y), x, y)
 
 
-def _dense(key, fan_in, fan_out):
+def _dense(key: jax.Array, fan_in: int, fan_out: int) -> Layer:
   kernel = jax.random.normal(key, (fan_in, fan_out)) / np.sqrt(fan_in)
   return {"kernel": kernel, "bias": jnp.zeros((fan_out,))}
 
 
-def _apply(layer, x):
+def _apply(layer: Layer, x: jax.Array) -> jax.Array:
   return x @ layer["kernel"] + layer["bias"]
 
 
-def _norm(x):
+def _norm(x: jax.Array) -> jax.Array:
   mean = jnp.mean(x, axis=-1, keepdims=True)
   variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
   return (x - mean) * jax.lax.rsqrt(variance + 1e-5)
 
 
-def _mlp(sizes):
-  def init(key):
+def _mlp(sizes: Sizes) -> Trunk:
+  def init(key: jax.Array) -> list[Layer]:
     widths = [sizes.input_shape[0], *[sizes.width] * sizes.depth]
     keys = jax.random.split(key, sizes.depth)
     pairs = zip(keys, widths[:-1], widths[1:], strict=True)
     return [_dense(key, a, b) for key, a, b in pairs]
 
-  def trunk(layers, x):
+  def trunk(layers: list[Layer], x: jax.Array) -> jax.Array:
     for layer in layers:
       x = jax.nn.relu(_apply(layer, x))
     return x
@@ -95,8 +99,8 @@ def _mlp(sizes):
   return init, trunk
 
 
-def _cnn(sizes):
-  def init(key):
+def _cnn(sizes: Sizes) -> Trunk:
+  def init(key: jax.Array) -> list[Layer]:
     channels = [sizes.input_shape[-1], *[sizes.width] * sizes.depth]
     keys = jax.random.split(key, sizes.depth)
     return [
@@ -107,7 +111,7 @@ def _cnn(sizes):
       for k, a, b in zip(keys, channels[:-1], channels[1:], strict=True)
     ]
 
-  def trunk(layers, x):
+  def trunk(layers: list[Layer], x: jax.Array) -> jax.Array:
     for layer in layers:
       x = jax.lax.conv_general_dilated(
         x,
@@ -122,11 +126,11 @@ def _cnn(sizes):
   return init, trunk
 
 
-def _transformer(sizes):
+def _transformer(sizes: Sizes) -> Trunk:
   width, num_heads = sizes.width, 4
 
-  def init(key):
-    blocks = []
+  def init(key: jax.Array) -> list[Block]:
+    blocks: list[Block] = []
     for block in jax.random.split(key, sizes.depth):
       keys = jax.random.split(block, 4)
       blocks.append(
@@ -139,7 +143,7 @@ def _transformer(sizes):
       )
     return blocks
 
-  def attend(block, x):
+  def attend(block: Block, x: jax.Array) -> jax.Array:
     batch, length, _ = x.shape
     split = lambda a: a.reshape(batch, length, num_heads, -1)  # noqa: E731
     q, k, v = map(split, jnp.split(_apply(block["qkv"], _norm(x)), 3, axis=-1))
@@ -147,7 +151,7 @@ def _transformer(sizes):
     mixed = jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores), v)
     return _apply(block["out"], mixed.reshape(batch, length, width))
 
-  def trunk(blocks, x):
+  def trunk(blocks: list[Block], x: jax.Array) -> jax.Array:
     for block in blocks:
       x = x + attend(block, x)
       x = x + _apply(block["down"], jax.nn.relu(_apply(block["up"], _norm(x))))
@@ -175,16 +179,18 @@ def build(name: str, num_tasks: int) -> Network:
   x = rng.standard_normal((sizes.batch, *sizes.input_shape), np.float32)
   y = rng.standard_normal((sizes.batch, num_tasks, HEAD_WIDTH), np.float32)
 
-  def init(key):
+  def init(key: jax.Array) -> Params:
     trunk_key, *keys = jax.random.split(key, 1 + num_tasks)
     heads = [_dense(k, sizes.width, HEAD_WIDTH) for k in keys]
     return {"trunk": init_trunk(trunk_key), "heads": heads}
 
-  def trunk(params, x, y):
+  def trunk(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
     del y
     return run_trunk(params["trunk"], x)
 
-  def heads(params, z, x, y):
+  def heads(
+    params: Params, z: jax.Array, x: jax.Array, y: jax.Array
+  ) -> jax.Array:
     del x
     outputs = jnp.stack([_apply(head, z) for head in params["heads"]], axis=1)
     return jnp.mean(jnp.square(outputs - y), axis=(0, 2))

@@ -7,7 +7,7 @@ is installed, its steps on the same network run beside.
 """
 
 import argparse
-import json
+import functools
 import pathlib
 import resource
 import statistics
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -25,8 +26,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 import optax_mtl
-from benchmarks.common.output import new_table
+from benchmarks.common import contenders, options, output, timing
 from benchmarks.speed import step_networks
+
+Row = dict[str, Any]
+Advance = Callable[[], object]
 
 #: Steps timed together, so that `refresh_every=10` refreshes once in each.
 _BLOCK = 10
@@ -37,7 +41,7 @@ def _shared(params: Any) -> Any:
   return {"trunk": True, "heads": False} if isinstance(params, dict) else True
 
 
-def _source(name: str, network: step_networks.Network) -> Callable:
+def _source(name: str, network: step_networks.Network) -> Callable[..., Any]:
   if name == "representation":
     return optax_mtl.value_and_representation_grads(
       network.trunk, network.heads
@@ -69,7 +73,7 @@ def make_step(
   num_tasks: int,
   label: str,
   donate: bool = True,
-) -> tuple[Callable, Any, Any]:
+) -> tuple[Any, Any, Any]:
   """The compiled step of one variant, and the params and state it starts from.
 
   Args:
@@ -93,7 +97,9 @@ def make_step(
     tx = optax.chain(method, adam)
     value_and_grads = _source(source, network)
 
-  def step(params, state, x, y):
+  def step(
+    params: Any, state: Any, x: jax.Array, y: jax.Array
+  ) -> tuple[Any, Any, jax.Array]:
     losses, grads = value_and_grads(params, x, y)
     extra = {} if label == "plain" else {"losses": losses}
     updates, state = tx.update(grads, state, params, **extra)
@@ -106,67 +112,68 @@ def make_step(
   return lowered.compile(), params, state
 
 
-def _time(compiled, params, state, x, y) -> tuple[float, Any, Any]:
-  """Seconds per step over a block of steps."""
-  start = time.perf_counter()
-  for _ in range(_BLOCK):
-    params, state, losses = compiled(params, state, x, y)
-  jax.block_until_ready(losses)
-  return (time.perf_counter() - start) / _BLOCK, params, state
+class _Run:
+  """A compiled step, its params and its state; a call makes a block of steps.
+
+  Attributes:
+    compile_seconds: To trace and compile it.
+    temp_bytes: By XLA's analysis.
+    num_params: Of the network.
+  """
+
+  def __init__(
+    self,
+    network: step_networks.Network,
+    num_tasks: int,
+    label: str,
+    donate: bool,
+  ):
+    """Compiles."""
+    start = time.perf_counter()
+    self._step, self._params, self._state = make_step(
+      network, num_tasks, label, donate
+    )
+    self.compile_seconds = time.perf_counter() - start
+    self.temp_bytes = self._step.memory_analysis().temp_size_in_bytes
+    self.num_params = sum(p.size for p in jax.tree.leaves(self._params))
+    self._batch = jnp.asarray(network.x), jnp.asarray(network.y)
+
+  def __call__(self) -> None:
+    """Waits for the last of the steps."""
+    losses = None
+    for _ in range(_BLOCK):
+      self._params, self._state, losses = self._step(
+        self._params, self._state, *self._batch
+      )
+    jax.block_until_ready(losses)
 
 
 def measure(
-  name: str, num_tasks: int, repeats: int, donate: bool, advance: Callable
-) -> list:
+  name: str, num_tasks: int, repeats: int, donate: bool, advance: Advance
+) -> list[Row]:
   """Rows of one network and number of tasks, the plain step first."""
   network = step_networks.build(name, num_tasks)
-  x, y = jnp.asarray(network.x), jnp.asarray(network.y)
-  cells = {}
+  runs: dict[str, _Run] = {}
   for label in ("plain", *_variants(num_tasks)):
-    start = time.perf_counter()
-    compiled, params, state = make_step(network, num_tasks, label, donate)
-    cells[label] = {
-      "compile_seconds": time.perf_counter() - start,
-      "temp_bytes": compiled.memory_analysis().temp_size_in_bytes,
-      "run": (compiled, params, state),
-      "seconds": [],
+    runs[label] = _Run(network, num_tasks, label, donate)
+    advance()
+  seconds = timing.in_turn(runs, repeats, after_round=advance)
+  plain = runs["plain"]
+  return [
+    {
+      "network": name,
+      "tasks": num_tasks,
+      "params": run.num_params,
+      "step": label,
+      "ms": 1e3 * statistics.median(seconds[label]) / _BLOCK,
+      "ratio": timing.median_ratio(seconds[label], seconds["plain"]),
+      "temp_mib": run.temp_bytes / 2**20,
+      "extra_over_params": (run.temp_bytes - plain.temp_bytes)
+      / (4 * run.num_params),
+      "compile_seconds": run.compile_seconds,
     }
-    advance()
-  number = sum(p.size for p in jax.tree.leaves(cells["plain"]["run"][1]))
-  # In turn, so that what slows the machine slows all of them.
-  for repeat in range(repeats + 1):
-    for cell in cells.values():
-      compiled, params, state = cell["run"]
-      seconds, params, state = _time(compiled, params, state, x, y)
-      cell["run"] = compiled, params, state
-      if repeat:
-        cell["seconds"].append(seconds)
-    advance()
-  return _rows(name, num_tasks, number, cells)
-
-
-def _rows(name, num_tasks, number, cells) -> list:
-  plain = cells["plain"]
-  rows = []
-  for label, cell in cells.items():
-    ratios = [
-      a / b for a, b in zip(cell["seconds"], plain["seconds"], strict=True)
-    ]
-    extra = cell.get("temp_bytes", 0) - plain["temp_bytes"]
-    rows.append(
-      {
-        "network": name,
-        "tasks": num_tasks,
-        "params": number,
-        "step": label,
-        "ms": 1e3 * statistics.median(cell["seconds"]),
-        "ratio": statistics.median(ratios),
-        "temp_mib": cell.get("temp_bytes", float("nan")) / 2**20,
-        "extra_over_params": extra / (4 * number),
-        "compile_seconds": cell.get("compile_seconds", float("nan")),
-      }
-    )
-  return rows
+    for label, run in runs.items()
+  ]
 
 
 def _resident_peak(reset: bool = False) -> float:
@@ -197,7 +204,7 @@ def resident_growth(
   return _resident_peak() - before
 
 
-def _add_resident(rows: list, donate: bool, advance: Callable) -> None:
+def _add_resident(rows: list[Row], donate: bool, advance: Advance) -> None:
   """Measures each row's resident growth in a process of its own."""
   for row in rows:
     call = [row["network"], str(row["tasks"]), row["step"]]
@@ -208,101 +215,82 @@ def _add_resident(rows: list, donate: bool, advance: Callable) -> None:
     advance()
 
 
-def _table(rows: list) -> Table:
-  table = new_table()
-  titles = (
-    ("network", "left"),
-    ("T", "right"),
-    ("step", "left"),
-    ("ms", "right"),
-    ("× plain", "right"),
-    ("temp MiB", "right"),
-    ("extra / params", "right"),
-    ("resident MiB", "right"),
-    ("compile s", "right"),
-  )
-  for title, justify in titles:
+def _table(rows: list[Row]) -> Table:
+  table = output.new_table()
+  # Column -> what it holds, and its digits; None: text.
+  columns: dict[str, tuple[str, int | None]] = {
+    "network": ("network", None),
+    "T": ("tasks", 0),
+    "step": ("step", None),
+    "ms": ("ms", 2),
+    "× plain": ("ratio", 2),
+    "temp MiB": ("temp_mib", 1),
+    "extra / params": ("extra_over_params", 2),
+    "resident MiB": ("resident_mib", 0),
+    "compile s": ("compile_seconds", 1),
+  }
+  for title, (_, digits) in columns.items():
+    justify = "left" if digits is None else "right"
     table.add_column(title, justify=justify, no_wrap=True)
-  for index, row in enumerate(rows):
-    following = rows[index + 1 : index + 2]
-    torch = "temp_mib" not in row
-    number = lambda key, digits=1, row=row: (  # noqa: E731
-      f"{row[key]:.{digits}f}" if key in row else ""
-    )
+  for row, following in zip(rows, [*rows[1:], None], strict=True):
     table.add_row(
-      row["network"],
-      str(row["tasks"]),
-      row["step"],
-      number("ms", 2),
-      number("ratio", 2),
-      number("temp_mib"),
-      "" if torch else number("extra_over_params", 2),
-      number("resident_mib", 0),
-      number("compile_seconds"),
-      end_section=bool(following)
-      and (following[0]["network"], following[0]["tasks"])
-      != (row["network"], row["tasks"]),
+      *(
+        ""
+        if key not in row
+        else row[key]
+        if digits is None
+        else f"{row[key]:.{digits}f}"
+        for key, digits in columns.values()
+      ),
+      end_section=following is not None
+      and any(following[key] != row[key] for key in ("network", "tasks")),
     )
   return table
 
 
-def _peer(console: Console) -> Any:
+def _peer(console: Console) -> ModuleType | None:
   """The module with TorchJD's steps, or None where it is not installed."""
   try:
     from benchmarks.speed import train_step_torch
   except ImportError:
-    console.print(
-      "TorchJD is not installed: `pip install 'optax-mtl[peers]'` (a CPU build "
-      "of torch first) adds its steps to the table.",
-      markup=False,
-      highlight=False,
-    )
+    console.print(contenders.INSTALL, style="yellow", markup=False)
     return None
   return train_step_torch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the benchmark; returns the exit status."""
-  parser = argparse.ArgumentParser(
-    prog="python -m benchmarks.speed.train_step",
-    description=__doc__,
-    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-  )
-  split = lambda text: text.split(",")  # noqa: E731
-  parser.add_argument(
-    "--networks", type=split, default=list(step_networks.SIZES)
-  )
-  parser.add_argument("--tasks", type=split, default=["2", "8", "32"])
-  parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--no-torch", action="store_true")
-  parser.add_argument("--no-resident", action="store_true")
-  parser.add_argument(
+  parser = options.new_parser("speed.train_step", __doc__)
+  add, names = parser.add_argument, ",".join(step_networks.SIZES)
+  add("--networks", type=options.words, default=names, help="of these")
+  add("--tasks", type=options.numbers, default="2,8,32", help="T")
+  add("--repeats", type=int, default=5, help=f"blocks of {_BLOCK} steps")
+  add("--no-torch", action="store_true", help="leave TorchJD's steps out")
+  add("--no-resident", action="store_true", help="leave out resident MiB")
+  add(
     "--no-donate",
     action="store_true",
     help="do not let a step write over the params and the state",
   )
-  parser.add_argument("--resident", nargs=3, help=argparse.SUPPRESS)
-  parser.add_argument(
-    "--out", type=pathlib.Path, default=pathlib.Path("out/train_step")
-  )
+  add("--resident", nargs=3, help=argparse.SUPPRESS)
+  options.add_out(parser, "train_step")
   args = parser.parse_args(argv)
+  options.check_known(parser, "networks", args.networks, step_networks.SIZES)
   if args.resident:
     name, num_tasks, label = args.resident
     growth = resident_growth(name, int(num_tasks), label, not args.no_donate)
     print(growth)
     return 0
-  console = Console()
-  if not console.is_terminal:
-    console.width = 120
+  console = output.new_console()
   peer = None if args.no_torch else _peer(console)
-  rows = []
-  pairs = [(name, int(t)) for name in args.networks for t in args.tasks]
+  rows: list[Row] = []
+  pairs = [(name, t) for name in args.networks for t in args.tasks]
   try:
     with Progress(console=console) as progress:
       total = len(pairs) * (2 * 7 + args.repeats + 1)
       bar = progress.add_task("training steps", total=total)
+      advance = functools.partial(progress.advance, bar)
       for name, num_tasks in pairs:
-        advance = lambda: progress.advance(bar)  # noqa: E731
         new = measure(
           name, num_tasks, args.repeats, not args.no_donate, advance
         )
@@ -315,10 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     console.print("[yellow]Stopped; what is done is kept.")
   console.print(_table(rows))
-  args.out.mkdir(parents=True, exist_ok=True)
-  path = args.out / "train_step.json"
-  path.write_text(json.dumps(rows, indent=1))
-  console.print("Wrote", path)
+  output.say_wrote(output.write(args.out, "train_step", rows))
   return 0
 
 

@@ -4,7 +4,8 @@ Imported only where torch and torchjd are installed.
 """
 
 import statistics
-import time
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchjd.aggregation
@@ -12,13 +13,17 @@ from torch import nn
 from torchjd.autogram import Engine
 from torchjd.autojac import jac_to_grad, mtl_backward
 
+from benchmarks.common import timing
 from benchmarks.speed import step_networks
+
+Step = Callable[[], None]
 
 
 class _Block(nn.Module):
   """One pre-norm block, as in `step_networks`."""
 
-  def __init__(self, width, num_heads=4):
+  def __init__(self, width: int, num_heads: int = 4):
+    """Makes the layers."""
     super().__init__()
     self.num_heads = num_heads
     self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -27,7 +32,7 @@ class _Block(nn.Module):
     self.up = nn.Linear(width, 4 * width)
     self.down = nn.Linear(4 * width, width)
 
-  def forward(self, x):
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
     """Maps [batch, length, width] to itself."""
     batch, length, width = x.shape
     q, k, v = (
@@ -43,11 +48,12 @@ class _Block(nn.Module):
 class _Mean(nn.Module):
   """The mean over the axes that hold space or time."""
 
-  def __init__(self, *axes):
+  def __init__(self, *axes: int):
+    """Takes the axes."""
     super().__init__()
     self.axes = axes
 
-  def forward(self, x):
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
     """Averages over the axes."""
     return x.mean(dim=self.axes)
 
@@ -71,7 +77,7 @@ def _trunk(name: str) -> nn.Module:
   return nn.Sequential(*layers)
 
 
-def _steps(name: str, num_tasks: int) -> dict:
+def _steps(name: str, num_tasks: int) -> dict[str, Step]:
   """Label -> a function that does one step of Adam."""
   torch.manual_seed(0)
   network = step_networks.build(name, num_tasks)
@@ -80,7 +86,7 @@ def _steps(name: str, num_tasks: int) -> dict:
     x = x.permute(0, 3, 1, 2).contiguous()
   y = torch.from_numpy(network.y)
 
-  def make():
+  def make() -> tuple[nn.Module, nn.ModuleList, torch.optim.Optimizer]:
     trunk = _trunk(name)
     width = step_networks.SIZES[name].width
     heads = nn.ModuleList(
@@ -89,24 +95,24 @@ def _steps(name: str, num_tasks: int) -> dict:
     parameters = [*trunk.parameters(), *heads.parameters()]
     return trunk, heads, torch.optim.Adam(parameters, 1e-3)
 
-  def losses_of(heads, z):
+  def losses_of(heads: nn.ModuleList, z: torch.Tensor) -> list[torch.Tensor]:
     return [((head(z) - y[:, t]) ** 2).mean() for t, head in enumerate(heads)]
 
-  def plain():
+  def plain() -> Step:
     trunk, heads, adam = make()
 
-    def step():
+    def step() -> None:
       adam.zero_grad()
       sum(losses_of(heads, trunk(x))).backward()
       adam.step()
 
     return step
 
-  def autojac():
+  def autojac() -> Step:
     trunk, heads, adam = make()
     aggregator = torchjd.aggregation.UPGrad()
 
-    def step():
+    def step() -> None:
       adam.zero_grad()
       z = trunk(x)
       mtl_backward(losses_of(heads, z), features=z)
@@ -115,13 +121,13 @@ def _steps(name: str, num_tasks: int) -> dict:
 
     return step
 
-  def autogram():
+  def autogram() -> Step:
     trunk, heads, adam = make()
     weighting = torchjd.aggregation.UPGradWeighting()
     # The losses are means over the batch: no axis of theirs is the batch.
     engine = Engine(trunk, batch_dim=None)
 
-    def step():
+    def step() -> None:
       adam.zero_grad()
       losses = torch.stack(losses_of(heads, trunk(x)))
       weights = weighting(engine.compute_gramian(losses))
@@ -137,37 +143,25 @@ def _steps(name: str, num_tasks: int) -> dict:
   }
 
 
-def measure(name: str, num_tasks: int, repeats: int, block: int) -> list:
+def measure(
+  name: str, num_tasks: int, repeats: int, block: int
+) -> list[dict[str, Any]]:
   """Rows of TorchJD's steps; ratios are against torch's own plain step."""
   steps = _steps(name, num_tasks)
-  seconds = {label: [] for label in steps}
-  failed = {}
-  for repeat in range(repeats + 1):
-    for label, step in steps.items():
-      if label in failed:
-        continue
-      start = time.perf_counter()
-      try:
-        for _ in range(block):
-          step()
-      except RuntimeError as error:
-        failed[label] = str(error).splitlines()[0]
-        continue
-      if repeat:
-        seconds[label].append((time.perf_counter() - start) / block)
-  plain = seconds["torch plain"]
-  rows = []
+  rows: dict[str, dict[str, Any]] = {
+    label: {"network": name, "tasks": num_tasks, "step": label}
+    for label in steps
+  }
+  blocks: dict[str, Step] = {}
+  for label, step in steps.items():
+    try:
+      step()
+    except RuntimeError as error:
+      rows[label]["error"] = str(error).splitlines()[0]
+    else:
+      blocks[label] = lambda step=step: [step() for _ in range(block)]
+  seconds = timing.in_turn(blocks, repeats)
   for label, times in seconds.items():
-    row = {"network": name, "tasks": num_tasks, "step": label}
-    if label in failed:
-      rows.append(row | {"error": failed[label]})
-      continue
-    ratios = [a / b for a, b in zip(times, plain, strict=True)]
-    rows.append(
-      row
-      | {
-        "ms": 1e3 * statistics.median(times),
-        "ratio": statistics.median(ratios),
-      }
-    )
-  return rows
+    rows[label]["ms"] = 1e3 * statistics.median(times) / block
+    rows[label]["ratio"] = timing.median_ratio(times, seconds["torch plain"])
+  return list(rows.values())

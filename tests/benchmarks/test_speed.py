@@ -13,9 +13,16 @@ pytest.importorskip("rich")
 pytest.importorskip("scipy")
 pytest.importorskip("matplotlib")
 
+from benchmarks.accuracy import judge  # noqa: E402
 from benchmarks.accuracy.judge import Problem  # noqa: E402
-from benchmarks.common import contenders, timing, trees  # noqa: E402
+from benchmarks.common import (  # noqa: E402
+  contenders,
+  matrices,
+  timing,
+  trees,
+)
 from benchmarks.reference.solvers import (  # noqa: E402
+  bargaining,
   conflict_averse,
 )
 from benchmarks.speed import (  # noqa: E402
@@ -72,11 +79,35 @@ def test_interleave_counts_and_orders():
   assert timings["slow"].median >= 0.02 > timings["slow"].cpu
 
 
-def test_names_agree():
-  # Listed twice, since the command line is read before jax may be imported.
-  assert list(contenders.METHODS) == aggregate._NAMES
-  assert list(trees.FAMILIES) == aggregate._FAMILIES
-  assert list(trees.TREES) == aggregate._TREES
+def test_in_turn_warms_up_and_orders():
+  calls = []
+  runs = {name: lambda name=name: calls.append(name) for name in "ab"}
+  seconds = timing.in_turn(
+    runs,
+    2,
+    before=lambda name: calls.append(name.upper()),
+    after_round=lambda: calls.append("|"),
+  )
+  assert "".join(calls) == 3 * "AaBb|"
+  assert {len(s) for s in seconds.values()} == {2}
+  # Before a block the clock stands still.
+  runs = {"fast": lambda: None}
+  slow = timing.in_turn(runs, 1, before=lambda name: time.sleep(0.02))
+  assert slow["fast"][0] < 0.02
+  assert timing.median_ratio([1.0, 9.0, 4.0], [1.0, 3.0, 2.0]) == 2
+
+
+def test_every_contender_is_judged():
+  distances = {n for n, kind in judge.KINDS.items() if kind == "distance"}
+  assert set(judge.KINDS) == set(contenders.METHODS)
+  assert distances == set(judge._RIGHT)
+
+
+@pytest.mark.parametrize("name", matrices.TIMED)
+def test_timed_families_draw_in_float32(name):
+  rng = np.random.default_rng(0)
+  matrix = matrices.TIMED[name](rng, 3, 64, np.float32)
+  assert matrix.shape == (3, 64) and matrix.dtype == np.float32
 
 
 # -- the errors ----------------------------------------------------------------
@@ -85,7 +116,7 @@ def test_names_agree():
 @pytest.fixture(scope="module")
 def problem():
   rng = np.random.default_rng(0)
-  return Problem(trees.conflicting(rng, 4, 64))
+  return Problem(matrices.conflicting(rng, 4, 64, np.float32))
 
 
 def test_factor_does_not_depend_on_how_it_is_made(problem, monkeypatch):
@@ -114,7 +145,7 @@ def test_errors_see_errors(problem):
   best = problem.mgda() @ problem.matrix.astype(np.float64)
   assert problem.length(best) < 1e-12
   assert problem.length(1.5 * best) == pytest.approx(0.5)
-  weights = problem.bargaining(2.0)
+  weights = bargaining.fairness(problem.factor, 2.0)
   assert problem.residual(3 * weights, 2.0) < 1e-9
   assert problem.residual(weights * [1, 1, 1, 1.1], 2.0) > 0.01
   assert problem.residual(weights * [1, 1, 1, -1], 2.0) == math.inf
@@ -271,7 +302,7 @@ def test_solver_times(tmp_path):
   options = "--solvers=min_norm --tasks=2,3 --families=iid --batch-tasks=3"
   options += " --batch=5 --steps=20 --steps-tasks=4 --repeats=1 --seconds=0.01"
   assert solver_times.main([*options.split(), f"--out={tmp_path}"]) == 0
-  data = json.loads((tmp_path / "solvers.json").read_text())
+  data = json.loads((tmp_path / "solver_times.json").read_text())
   assert [row["tasks"] for row in data["against_tasks"]] == [2, 3]
   assert all(row["converged"] for row in data["against_tasks"])
   assert [row["converged"] for row in data["batches"]] == [5]
@@ -281,11 +312,10 @@ def test_solver_times(tmp_path):
   assert len(list(tmp_path.glob("*.png"))) == 2
 
 
-def test_threads_are_fixed_before_anything_is_imported():
+def test_threads_are_fixed_by_a_fresh_start():
   code = (
-    "import os, sys\n"
+    "import os\n"
     "from benchmarks.common import timing\n"
-    "assert not {'jax', 'numpy', 'torch'} & set(sys.modules)\n"
     "cores = lambda: len(os.sched_getaffinity(0))\n"
     "os.execv = lambda *args: print(args[1][1:], cores())\n"
     "timing.restart_with_threads(1, 'm', ['--x'])\n"

@@ -22,7 +22,7 @@ def fairness(grads: np.ndarray, alpha: float) -> np.ndarray:
   weight = norms ** (1 / alpha - 1)
   power = 1 - 1 / alpha
 
-  def value(x):
+  def value(x: np.ndarray) -> float:
     if np.any(x <= 0):
       return np.inf
     gain = np.log(x) if alpha == 1 else x**power / power

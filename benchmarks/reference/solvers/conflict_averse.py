@@ -33,7 +33,7 @@ def two_tasks(grads: np.ndarray, c: float) -> float:
     The minimum over the segment.
   """
 
-  def along(t):
+  def along(t: float) -> float:
     return objective(grads, np.array([t, 1 - t]), c)
 
   found = scipy.optimize.minimize_scalar(
