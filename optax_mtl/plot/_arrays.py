@@ -19,7 +19,7 @@ def as_curves(name: str, values: ArrayLike, what: str, ndim: int) -> np.ndarray:
 
 
 def as_mapping(
-  name: str, values: Mapping[str, ArrayLike], what: str, ndim: int
+  name: str, values: object, what: str, ndim: int
 ) -> dict[str, np.ndarray]:
   """Every value as by `as_curves`; there has to be one."""
   if not isinstance(values, Mapping) or not values:
@@ -35,6 +35,7 @@ def as_mapping(
 
 
 def as_pairs(name: str, values: ArrayLike) -> np.ndarray:
+  """`values` as float64 [K, 2]."""
   array = np.asarray(values, np.float64)
   if array.ndim != 2 or array.shape[1] != 2:
     raise ValueError(f"{name} must be [K, 2]; got shape {array.shape}.")
@@ -44,6 +45,7 @@ def as_pairs(name: str, values: ArrayLike) -> np.ndarray:
 def check_task_names(
   names: Sequence[str] | None, count: int
 ) -> tuple[str, ...]:
+  """The names, or made-up ones; there have to be `count`."""
   if names is None:
     return tuple(f"task {task}" for task in range(count))
   if len(names) != count:
@@ -55,6 +57,7 @@ def check_task_names(
 
 
 def count_tasks(name: str, arrays: Mapping[str, np.ndarray]) -> int:
+  """The length of the last axis, which all arrays must share."""
   counts = {label: array.shape[-1] for label, array in arrays.items()}
   if len(set(counts.values())) > 1:
     raise ValueError(
@@ -64,6 +67,7 @@ def count_tasks(name: str, arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def x_values(steps: ArrayLike | None, count: int) -> np.ndarray:
+  """Where the `count` points of a curve lie: at 1, 2, ... or as given."""
   if steps is None:
     return np.arange(1, count + 1)
   if np.shape(steps) != (count,):

@@ -97,6 +97,7 @@ def log_scale(ax: "Axes") -> None:
 
 
 def line_style(index: int) -> dict[str, Any]:
+  """What tells line `index` from the others: 28 are different."""
   return {
     "color": COLOURS[index % len(COLOURS)],
     "linestyle": _DASHES[index // len(COLOURS) % len(_DASHES)],
@@ -117,6 +118,7 @@ def legend_beside(figure: "Figure", ax: "Axes") -> None:
 
 
 def marker_style(index: int) -> dict[str, Any]:
+  """What tells marker `index` from the others: 84 are different."""
   marker = _MARKERS[index % len(_MARKERS)]
   return {
     "color": COLOURS[index % len(COLOURS)],

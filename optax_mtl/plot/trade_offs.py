@@ -162,16 +162,18 @@ def front(
     ax.update_datalim([[0.0, 0.0]])
     ax.autoscale_view()
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    for end in _arrays.ray_ends(rays, right, top):
-      (line,) = ax.plot(
+    lines = [
+      ax.plot(
         *np.outer(end, [0.0, 1.0]),
         color=_drawing.GREY,
         linewidth=0.7,
         linestyle=(0, (2, 2)),
         zorder=1,
         label="preferences",
-      )
-    handles.append(line)
+      )[0]
+      for end in _arrays.ray_ends(rays, right, top)
+    ]
+    handles += lines[:1]
     ax.set_xlim(left, right)
     ax.set_ylim(bottom, top)
   ax.set_xlabel(loss_names[0])

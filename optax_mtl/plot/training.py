@@ -64,10 +64,13 @@ def learning_curves(
     x = _arrays.x_values(steps, array.shape[1])
     array = _arrays.moving_mean(array, smooth)
     style = _drawing.line_style(index)
-    for task, ax in enumerate(axes.flat[: len(names)]):
-      line = _drawing.band(ax, x, array[:, :, task], style)
-    line.set_label(label)
-    handles.append(line)
+    lines = [
+      _drawing.band(ax, x, array[:, :, task], style)
+      for task, ax in enumerate(axes.flat[: len(names)])
+    ]
+    # The method's line has the same style in every panel: one speaks for all.
+    lines[0].set_label(label)
+    handles.append(lines[0])
   for task, ax in enumerate(axes.flat):
     if task >= len(names):
       ax.remove()
@@ -130,6 +133,7 @@ def weights_over_time(
   figure, axes, legend = _drawing.new_figure(
     rows, columns, width, height, len(names)
   )
+  handles = []
   for index, (ax, (label, array)) in enumerate(
     zip(axes.flat, arrays.items(), strict=False)
   ):
