@@ -20,8 +20,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-import optax_mtl
-from optax_mtl import _registry
+# Of this checkout, whatever is installed.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import optax_mtl  # noqa: E402
+from optax_mtl import _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
 README = DOCS.parent / "README.md"

@@ -12,10 +12,12 @@ import zlib
 from typing import NamedTuple
 
 import batches
-import matrices
 import numpy as np
 import pytest
-from reference import dual_cone, gram_methods
+
+from benchmarks.common import matrices
+from benchmarks.reference.methods import pcgrad
+from benchmarks.reference.solvers import dual_cone
 
 EPS = float(np.finfo(np.float32).eps)
 # 16 roundings are the solvers' tolerance; a sum of P <= 84 products is off by
@@ -160,13 +162,13 @@ def test_the_update_is_what_the_weights_say(name, num_tasks):
 def test_pcgrad_is_the_papers_loop(num_tasks):
   """Continuous in every product, so that rounding one sign does no harm."""
   data, found = cases(num_tasks), solved("pcgrad", num_tasks)
-  orders = gram_methods.drawn_orders(1, num_tasks)[0]
+  orders = pcgrad.drawn_orders(1, num_tasks)[0]
   for name, grads, norms, w in zip(
     data.names, data.grads, data.norms, found.weights, strict=True
   ):
     # Each step turns the error of what is left of a gradient into one of its
     # coefficients, so that it is the loop's size that counts.
-    parts = gram_methods.surgery(grads, orders)
+    parts = pcgrad.surgery(grads, orders)
     size = np.sum(np.abs(parts) @ norms)
     error = np.linalg.norm((w - parts.sum(axis=0)) @ grads)
     assert error <= DELTA * size, (name, error / size)

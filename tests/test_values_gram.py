@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference import gram_methods, methods
 
 import optax_mtl
+from benchmarks.reference import methods
+from benchmarks.reference.methods import pcgrad
 
 # In x64 mode: the solvers stop at 16 to 800 roundings (1.8e-13), and the
 # random gradients' Gram matrices have condition numbers up to about 1e4.
@@ -318,7 +319,7 @@ def exact_distribution(grads):
   orders = list(itertools.permutations(range(num_tasks)))
   parts = [{} for _ in grads]
   for order in orders:
-    rows = gram_methods.surgery(grads, np.array([order] * num_tasks)) @ grads
+    rows = pcgrad.surgery(grads, np.array([order] * num_tasks)) @ grads
     for part, row in zip(parts, rows, strict=True):
       key = tuple(np.round(row, 9) + 0.0)
       part[key] = part.get(key, 0) + 1 / len(orders)
@@ -384,6 +385,6 @@ def test_pcgrad_draws_the_same_orders_in_either_precision():
   double = run("pcgrad", grads[:COUNT], seed=seeds[:COUNT]).weights
   np.testing.assert_allclose(single[:COUNT], double, rtol=1e-5)
   for seed in range(8):
-    orders = gram_methods.drawn_orders(1, 4, seed)[0]
-    expected = gram_methods.surgery(SIXTEEN, orders).sum(axis=0)
+    orders = pcgrad.drawn_orders(1, 4, seed)[0]
+    expected = pcgrad.surgery(SIXTEEN, orders).sum(axis=0)
     np.testing.assert_allclose(double[seed], expected, rtol=RTOL)

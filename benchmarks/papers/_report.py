@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from benchmarks._output import made_with, new_table
+from benchmarks.common.output import made_with, new_table
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure

@@ -15,7 +15,8 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import datasets, networks
+from benchmarks.data import datasets
+from benchmarks.networks import trunk_and_heads
 from benchmarks.papers import _report
 from optax_mtl import plot
 
@@ -60,7 +61,7 @@ def _method(
     return optax_mtl.fixed_weighting(num_tasks, weights)
   if name == "gradnorm":
     return optax_mtl.gradnorm(
-      num_tasks, _ALPHA, norm_params=networks.last_shared_mask
+      num_tasks, _ALPHA, norm_params=trunk_and_heads.last_shared_mask
     )
   return optax_mtl.METHODS[name](num_tasks)
 
@@ -70,7 +71,7 @@ def _trainer(
 ) -> Callable:
   """`(key, weights [T]) ->` what one seed's training leaves; see `run`."""
   # For the network only, since batches are drawn afresh.
-  problem = networks.build(
+  problem = trunk_and_heads.build(
     datasets.gradnorm_toy(sigmas=sigmas, num_train=1, num_test=1)
   )
   # The methods that ask for losses only cost one backward pass this way.

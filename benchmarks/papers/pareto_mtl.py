@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import toys
+from benchmarks.data import toys
 from benchmarks.papers import _report
 from optax_mtl import pareto, plot
 

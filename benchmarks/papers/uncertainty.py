@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import datasets
+from benchmarks.data import datasets
 from benchmarks.papers import _report
 from optax_mtl import plot
 

@@ -48,8 +48,6 @@ def _unit(vectors: jax.Array) -> jax.Array:
   return vectors / jnp.where(norms == 0, jnp.ones_like(norms), norms)
 
 
-
-
 def _constraints(step: Step, directions: jax.Array) -> _Constraints:
   dtype = solver_dtype()
   # Absent tasks span no axis of the loss space.

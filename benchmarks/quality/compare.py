@@ -1,0 +1,159 @@
+"""Every method on one problem: `python -m benchmarks.quality.compare --help`.
+
+Trains a network with a shared trunk and one head per task with every registered
+method, several seeds at once, beside single-task baselines and a sweep of fixed
+weights. Prints a table; writes JSON, pictures and one HTML page.
+"""
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+  BarColumn,
+  MofNCompleteColumn,
+  Progress,
+  TextColumn,
+  TimeElapsedColumn,
+  TimeRemainingColumn,
+)
+
+import optax_mtl
+from benchmarks.data import datasets
+from benchmarks.networks import trunk_and_heads
+from benchmarks.quality import recipes, report
+from benchmarks.quality.training import Run, Settings, split_validation, train
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m benchmarks.quality.compare",
+    description=__doc__,
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  comparable = [name for name in datasets.DATASETS]
+  parser.add_argument("--dataset", default="digits", choices=comparable)
+  parser.add_argument(
+    "--data-dir", help="folder of the .npz files; digits and toys need none"
+  )
+  parser.add_argument(
+    "--methods",
+    default="all",
+    help="comma-separated names; the baselines and the sweep are always there",
+  )
+  parser.add_argument("--steps", type=int, default=600, help="per network")
+  parser.add_argument("--seeds", type=int, default=3, help="networks a method")
+  parser.add_argument("--batch-size", type=int, default=128)
+  parser.add_argument(
+    "--learning-rate", type=float, default=1e-3, help="Adam's"
+  )
+  parser.add_argument("--sweep", type=int, default=9, help="points, two tasks")
+  parser.add_argument("--network", default="mlp", choices=("mlp", "cnn"))
+  parser.add_argument(
+    "--source",
+    default="stacked",
+    choices=("stacked", "implicit", "representation"),
+    help="where task gradients come from",
+  )
+  parser.add_argument(
+    "--out", type=pathlib.Path, default=pathlib.Path("out/compare")
+  )
+  args = parser.parse_args(argv)
+  for name in ("steps", "seeds", "batch_size", "sweep"):
+    if getattr(args, name) < 1:
+      parser.error(f"--{name.replace('_', '-')} must be at least 1")
+  names = list(optax_mtl.METHODS)
+  if args.methods != "all":
+    names = [name.strip() for name in args.methods.split(",") if name.strip()]
+    unknown = [name for name in names if name not in optax_mtl.METHODS]
+    if unknown:
+      parser.error(
+        f"unknown methods {', '.join(unknown)}; there are "
+        f"{', '.join(optax_mtl.METHODS)}"
+      )
+  # The rows that let a reader judge the others come first.
+  first = [recipes.SINGLE_TASK, "equal_weighting", recipes.SWEEP]
+  args.names = first + [name for name in names if name not in first]
+  return args
+
+
+def _train_all(
+  args: argparse.Namespace, problem: trunk_and_heads.Problem, console: Console
+) -> dict[str, tuple[recipes.Recipe, Run]]:
+  """Trains the methods in turn; on Ctrl-C, stops and keeps what is done."""
+  settings = Settings(
+    steps=args.steps,
+    batch_size=args.batch_size,
+    learning_rate=args.learning_rate,
+    num_seeds=args.seeds,
+    eval_every=max(1, args.steps // 20),
+    source=args.source,
+  )
+  train_set, validation_set = split_validation(problem.train)
+  runs = {}
+  progress = Progress(
+    TextColumn("{task.description:<22}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+    console=console,
+  )
+  try:
+    with progress:
+      overall = progress.add_task("all methods", total=len(args.names))
+      for name in args.names:
+        bar = progress.add_task(name, total=args.steps)
+        recipe = recipes.recipe(name, problem, settings, args.sweep)
+        runs[name] = (
+          recipe,
+          train(
+            problem,
+            recipe,
+            settings,
+            train_set=train_set,
+            validation_set=validation_set,
+            on_progress=lambda steps, bar=bar: progress.advance(bar, steps),
+          ),
+        )
+        progress.update(bar, completed=args.steps, visible=False)
+        progress.advance(overall)
+  except KeyboardInterrupt:
+    console.print(
+      f"[yellow]Stopped. {len(runs)} of {len(args.names)} are done and kept."
+    )
+  return runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the comparison; returns the exit status."""
+  args = _parse(argv)
+  console = Console()
+  if not console.is_terminal:
+    console.width = 160  # a file has no edge to wrap at
+  try:
+    dataset = datasets.load(args.dataset, args.data_dir)
+  except (FileNotFoundError, ValueError) as error:
+    console.print(str(error), style="red", markup=False, highlight=False)
+    return 2
+  problem = trunk_and_heads.build(dataset, network=args.network)
+  runs = _train_all(args, problem, console)
+  if recipes.SINGLE_TASK not in runs:
+    console.print("Nothing to report: not even the baselines were trained.")
+    return 130
+  rows = report.summarize(dataset, runs)
+  console.print(report.table(dataset, rows, args.seeds))
+  console.print(*report.notes(dataset, runs), sep="\n", highlight=False)
+  paths = report.write(args, dataset, runs, rows)
+  console.print("Wrote", ", ".join(str(path) for path in paths))
+  finite = all(np.isfinite(row.mean).all() for row in rows)
+  if not finite:
+    console.print("[yellow]Some metrics are not finite: see the table.")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
