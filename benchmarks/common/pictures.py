@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from optax_mtl._plot_base import bare_axes, line_style
+from optax_mtl.plot._drawing import bare_axes, line_style
 
 if TYPE_CHECKING:
   import numpy as np
