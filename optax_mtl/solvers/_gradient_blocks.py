@@ -3,8 +3,8 @@
 MPRGP (Dostál & Schöberl 2005): conjugate gradients on the entries with `z > 0`;
 if that would leave `z >= 0`, up to the bound, and then one projected gradient
 step. Entries at the bound are let go once their gradient is longer than that of
-the others. A step is products of `[K, T]` with one `[T, T]` that all rows share,
-where an active-set method needs a factor of its own for every row.
+the others. A step is products of `[K, T]` with one `[T, T]` that all rows
+share, where an active-set method needs a factor of its own for every row.
 """
 
 from typing import NamedTuple
@@ -42,10 +42,8 @@ class Block(NamedTuple):
     slopes: `[K, T]`, products with the matrix of `start + z`.
     best: `[K, T]`, of all `z` so far the ones of least residual.
     residual: `[K]`, their residuals.
-    direction: `[K, T]`, the last one.
+    direction: `[K, T]`, to which the next one has to be conjugate, or 0.
     image: `[K, T]`, the matrix times the direction.
-    curvature: `[K, 1]`, the product of the two.
-    conjugate: `[K, 1]` bool, the next direction is to be conjugate to it.
   """
 
   count: jax.Array
@@ -56,8 +54,6 @@ class Block(NamedTuple):
   residual: jax.Array
   direction: jax.Array
   image: jax.Array
-  curvature: jax.Array
-  conjugate: jax.Array
 
 
 def solve(
@@ -94,8 +90,6 @@ def solve(
     residual=residual_of(start, zeros, slopes, free),
     direction=zeros,
     image=zeros,
-    curvature=zeros[:, :1],
-    conjugate=jnp.zeros_like(zeros[:, :1], bool),
   )
   limit = jnp.minimum(max_iter, _MOST * start.shape[1])
 
@@ -110,12 +104,10 @@ def solve(
     excess = outer * outer - jnp.minimum(inner, at.z / length) * inner
     inside = jnp.sum(excess, axis=1, keepdims=True) <= 0
     ahead = jnp.where(at.z > 0, dot(inner, inverse), 0.0)
-    factor = over(_dots(ahead, at.image), at.curvature)
-    factor = jnp.where(at.conjugate, factor, 0.0)
+    factor = over(_dots(ahead, at.image), _dots(at.direction, at.image))
     direction = jnp.where(inside, ahead - factor * at.direction, outer)
     image = dot(direction, matrix)
-    curvature = _dots(direction, image)
-    exact = over(_dots(at.slopes, direction), curvature)
+    exact = over(_dots(at.slopes, direction), _dots(direction, image))
     reach = jnp.where(direction > 0, over(at.z, direction), jnp.inf)
     reach = jnp.min(reach, axis=1, keepdims=True)
     part = jnp.minimum(exact, reach)
@@ -126,7 +118,7 @@ def solve(
     residual = residual_of(start, z, slopes, free)
     better = residual < at.residual
     residual = jnp.where(better, residual, at.residual)
-    count = at.count + 1
+    conjugate, count = inside & (exact <= reach), at.count + 1
     return Block(
       count=count,
       solved=jnp.where(jnp.any(residual > tol), count, at.solved),
@@ -134,10 +126,8 @@ def solve(
       slopes=slopes,
       best=jnp.where(better[:, None], z, at.best),
       residual=residual,
-      direction=direction,
+      direction=jnp.where(conjugate, direction, 0.0),
       image=image,
-      curvature=curvature,
-      conjugate=inside & (exact <= reach),
     )
 
   return lax.while_loop(proceed, step, first)

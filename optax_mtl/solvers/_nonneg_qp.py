@@ -82,7 +82,7 @@ def kkt_residual(
 
   Args:
     u: `[..., T]`, not negative.
-    slope: `[..., T]`: should be 0 where `u` is positive, not negative elsewhere.
+    slope: `[..., T]`: to be 0 where `u` is positive, not negative elsewhere.
     size: `[...]`, the size of the terms of a slope.
     free: `[..., T]` bool, the entries that take part.
 
@@ -169,10 +169,7 @@ def step(problem: Problem, tol: jax.Array, at: Point) -> Point:
 
 
 def solve(
-  problem: Problem,
-  support: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  problem: Problem, support: jax.Array, tol: jax.Array, max_iter: jax.Array
 ) -> Point:
   """Solves to `residual <= tol`, or as far as rounding lets it.
 

@@ -52,7 +52,7 @@ class Prepared(NamedTuple):
       identity if an active entry was not finite, so that no loop runs on NaN:
       `poison` overwrites the answer then.
     lengths: `[T]`, `n_i = ||g_i||`; 1 for tasks that take no part.
-    present: `[T]` bool: the tasks that take part, active and of positive length.
+    present: `[T]` bool: the tasks that take part: active, of positive length.
     active: `[T]` bool: the tasks that the caller did not exclude.
     finite: Scalar bool: every entry between active tasks is finite.
   """
@@ -118,16 +118,15 @@ class Prepared(NamedTuple):
       The `Certificate`.
     """
     status = jnp.where(
-      out_of_iterations,
-      jnp.asarray(int(Status.OUT_OF_ITERATIONS), jnp.int32),
-      jnp.asarray(int(Status.AT_ROUNDING), jnp.int32),
+      out_of_iterations, int(Status.OUT_OF_ITERATIONS), int(Status.AT_ROUNDING)
     )
     status = jnp.where(stationary, int(Status.STATIONARY), status)
     status = jnp.where(residual <= tol, int(Status.SOLVED), status)
+    status = jnp.where(self.finite, status, int(Status.NOT_FINITE))
     return Certificate(
       residual=jnp.where(self.finite, residual, jnp.nan),
       iterations=jnp.asarray(iterations, jnp.int32),
-      status=jnp.where(self.finite, status, int(Status.NOT_FINITE)),
+      status=status.astype(jnp.int32),
     )
 
 

@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 from optax_mtl import _checks
 from optax_mtl.solvers import _nonneg_qp, _prepare
 from optax_mtl.solvers._certificate import Certificate
-from optax_mtl.solvers._prepare import dot, over
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
 # Most blocks from one support. They settle in one to three steps, or go in
 # circles; the search for the level, which always ends, then finds another one.
@@ -50,24 +50,20 @@ class _Problem(NamedTuple):
   """The problem above.
 
   Attributes:
-    gram: `[T, T]`, `C`.
+    gram: The prepared Gram matrix, with `C`.
     linear: `[T]`, `q`.
     costs: `[T]`, `e`; 0 for tasks that take no part.
     radius: Scalar, `c` times the length of the mean.
     total: Scalar, sum of the mean's coefficients on the unit gradients.
-    present: `[T]` bool.
     reaches_zero: Scalar bool, `c >= 1`.
-    eps: One rounding.
   """
 
-  gram: jax.Array
+  gram: Prepared
   linear: jax.Array
   costs: jax.Array
   radius: jax.Array
   total: jax.Array
-  present: jax.Array
   reaches_zero: jax.Array
-  eps: float
 
 
 class _Blocks(NamedTuple):
@@ -92,7 +88,6 @@ class _Search(NamedTuple):
   Attributes:
     count: Scalar int32, steps so far: blocks, and those of the driver.
     trips: Scalar int32, supports that were tried so far.
-    guess: `[T]` bool, the first of them.
     low: Scalar, the level is not lower.
     high: Scalar, the level is not higher, but for rounding.
     best: `[T]`, of all `x` so far the one of least residual.
@@ -101,7 +96,6 @@ class _Search(NamedTuple):
 
   count: jax.Array
   trips: jax.Array
-  guess: jax.Array
   low: jax.Array
   high: jax.Array
   best: jax.Array
@@ -110,56 +104,47 @@ class _Search(NamedTuple):
 
 def _level(problem: _Problem, x: jax.Array) -> jax.Array:
   """`F(x)`, an upper bound of the level."""
-  norm = jnp.sqrt(jnp.maximum(dot(x, dot(problem.gram, x)), 0.0))
+  norm = jnp.sqrt(jnp.maximum(dot(x, dot(problem.gram.cosines, x)), 0.0))
   return over(
     dot(problem.linear, x) + problem.radius * norm, dot(problem.costs, x)
   )
 
 
-def _best_task(problem: _Problem) -> jax.Array:
-  """The single task with the least `F`, `[T]`, as a unit vector."""
-  value = problem.linear + problem.radius
-  value = value / jnp.where(problem.present, problem.costs, 1.0)
-  first = jnp.argmin(jnp.where(problem.present, value, jnp.inf))
-  hot = jnp.arange(value.shape[0]) == first
-  return (hot & problem.present).astype(value.dtype)
-
-
 def _residual_of(problem: _Problem, x: jax.Array) -> jax.Array:
   """Relative KKT residual of the weights on the unit gradients `x`."""
-  products = dot(problem.gram, x)
+  products = dot(problem.gram.cosines, x)
   size, mass = jnp.sum(x), dot(problem.costs, x)
   square = jnp.maximum(dot(x, products), 0.0)
   # Below that a square is rounding: `pull` must not be made of it.
-  norm = jnp.sqrt(jnp.maximum(square, 4.0 * problem.eps * size * size))
+  norm = jnp.sqrt(jnp.maximum(square, 4.0 * problem.gram.eps * size * size))
   pull = over(problem.radius, norm)
   gains = problem.linear + pull * products
   excess = gains - over(dot(x, gains), mass) * problem.costs
   residual = _nonneg_qp.kkt_residual(
-    x, excess, problem.total + pull * size, problem.present
+    x, excess, problem.total + pull * size, problem.gram.present
   )
   # With c >= 1, d = 0 is within reach, and weights that give it are optimal.
   at_zero = jnp.where(problem.reaches_zero, over(square, size * size), jnp.inf)
   usable = jnp.all(jnp.isfinite(x))
-  usable &= (mass > 0) | ~jnp.any(problem.present)
+  usable &= (mass > 0) | ~jnp.any(problem.gram.present)
   return jnp.where(usable, jnp.minimum(residual, at_zero), jnp.inf)
 
 
 def _guess(problem: _Problem, hot: jax.Array) -> jax.Array:
   """A support: what falls short of the best single task, then a few steps."""
-  gains = problem.linear + problem.radius * dot(problem.gram, hot)
+  gains = problem.linear + problem.radius * dot(problem.gram.cosines, hot)
   level = over(dot(hot, gains), dot(hot, problem.costs))
   short = jnp.maximum(level * problem.costs - gains, 0.0) * (1.0 - hot)
   # The task itself is not short; it stays, and as much as any other.
   worst = jnp.max(short)
   point = jnp.where(hot > 0, jnp.where(worst > 0, worst, 1.0), short)
   for _ in range(_GUESSES):
-    image = dot(problem.gram, point)
+    image = dot(problem.gram.cosines, point)
     scale = over(problem.radius, jnp.sqrt(jnp.maximum(dot(point, image), 0.0)))
     gains = problem.linear + scale * image
     level = over(dot(point, gains), dot(point, problem.costs))
     point = jnp.maximum(scale * point + level * problem.costs - gains, 0.0)
-  return problem.present & (point > 0)
+  return problem.gram.present & (point > 0)
 
 
 def _block(problem: _Problem, tol: jax.Array, at: _Blocks) -> _Blocks:
@@ -168,10 +153,11 @@ def _block(problem: _Problem, tol: jax.Array, at: _Blocks) -> _Blocks:
   With `E = inv(C_SS) e_S` and `Q = inv(C_SS) q_S`, the minimum on the support
   is `level E - Q`, of a length that is a root of a quadratic of the level.
   """
-  gram, linear, costs = problem.gram, problem.linear, problem.costs
+  gram, linear = problem.gram.cosines, problem.linear
+  costs, present = problem.costs, problem.gram.present
   on = at.support
   pair = on[:, None] & on[None, :]
-  diagonal = jnp.where(on, _RIDGE * problem.eps, 1.0).astype(gram.dtype)
+  diagonal = jnp.where(on, _RIDGE * problem.gram.eps, 1.0).astype(gram.dtype)
   right = jnp.stack([costs, -linear - dot(gram, at.point)], axis=1)
   right = _prepare.solve_positive(
     jnp.where(pair, gram, 0.0) + jnp.diag(diagonal),
@@ -189,7 +175,7 @@ def _block(problem: _Problem, tol: jax.Array, at: _Blocks) -> _Blocks:
   short = over(short, problem.total + jnp.maximum(jnp.sum(goal), 0.0))
   leaving = on & (goal <= 0)
   # At half of the tolerance, since the other half is for rounding.
-  entering = problem.present & ~on & (short > 0.5 * tol)
+  entering = present & ~on & (short > 0.5 * tol)
   # Where the gap is negative the length is out of reach on this support. Where
   # the support stays, its values are solved on until they are exact.
   bounded = gap > 0
@@ -203,7 +189,11 @@ def _block(problem: _Problem, tol: jax.Array, at: _Blocks) -> _Blocks:
 
 
 def _trip(
-  problem: _Problem, tol: jax.Array, max_iter: jax.Array, at: _Search
+  problem: _Problem,
+  guess: jax.Array,
+  tol: jax.Array,
+  max_iter: jax.Array,
+  at: _Search,
 ) -> _Search:
   """Takes the support of a level's solution, and solves on it by blocks.
 
@@ -217,13 +207,13 @@ def _trip(
   for large `c`, and wherever the gradients cancel and `c >= 1`. Its problem is
   that of `min_norm`: `C + e e'` in place of `C`, and `e` of `l e - q`.
   """
-  gram, costs = problem.gram, problem.costs
+  gram, costs = problem.gram.cosines, problem.costs
   guessing, hull = at.trips == 0, at.trips == 1
   level = jnp.where(at.trips % 2 == 0, at.high, 0.5 * at.low + 0.5 * at.high)
   target = jnp.where(hull, costs, level * costs - problem.linear)
   extra = jnp.where(hull, costs, 0.0)
   total = jnp.where(hull, 0.0, problem.total)
-  free = problem.present & ~guessing
+  free = problem.gram.present & ~guessing
 
   def residual(y: jax.Array, slope: jax.Array) -> jax.Array:
     return _nonneg_qp.kkt_residual(y, slope, total + jnp.sum(y), free)
@@ -247,8 +237,8 @@ def _trip(
     _Blocks(
       count=count,
       point=found.u,
-      support=jnp.where(guessing, at.guess, found.u > 0),
-      moving=jnp.any(problem.present),
+      support=jnp.where(guessing, guess, found.u > 0),
+      moving=jnp.any(problem.gram.present),
     ),
   )
   low, high, best, residual = at.low, at.high, at.best, at.residual
@@ -265,34 +255,10 @@ def _trip(
   return _Search(
     count=blocks.count,
     trips=at.trips + 1,
-    guess=at.guess,
     low=low,
     high=high,
     best=best,
     residual=residual,
-  )
-
-
-def _solve(problem: _Problem, tol: jax.Array, max_iter: jax.Array) -> _Search:
-  """Trips from the best single task, until one solves it."""
-  none, hot = jnp.zeros((), jnp.int32), _best_task(problem)
-  vertex = over(hot, dot(hot, problem.costs))
-  gains = problem.linear / jnp.where(problem.present, problem.costs, 1.0)
-  first = _Search(
-    count=none,
-    trips=none,
-    guess=_guess(problem, hot),
-    low=jnp.min(jnp.where(problem.present, gains, jnp.inf)),
-    high=_level(problem, vertex),
-    best=vertex,
-    residual=_residual_of(problem, vertex),
-  )
-  return lax.while_loop(
-    lambda at: (
-      (at.residual > tol) & (at.trips < _TRIPS) & (at.count < max_iter)
-    ),
-    lambda at: _trip(problem, tol, max_iter, at),
-    first,
   )
 
 
@@ -358,9 +324,9 @@ def cagrad_weights(
 
   Example:
     >>> import jax.numpy as jnp
-    >>> from optax_mtl.solvers import conflict_averse
+    >>> from optax_mtl import solvers
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    >>> weights, _ = conflict_averse.cagrad_weights(gradients @ gradients.T, 0.5)
+    >>> weights, _ = solvers.cagrad_weights(gradients @ gradients.T, 0.5)
     >>> print(weights)
     [0.5 0.5]
 
@@ -376,16 +342,36 @@ def cagrad_weights(
   mean = prepared.relative_lengths / prepared.count
   linear = dot(prepared.cosines, mean)
   problem = _Problem(
-    gram=prepared.cosines,
+    gram=prepared,
     linear=linear,
     costs=prepared.shortness,
     radius=c * jnp.sqrt(jnp.maximum(dot(mean, linear), 0.0)),
     total=jnp.sum(mean),
-    present=prepared.present,
     reaches_zero=c >= 1,
-    eps=prepared.eps,
   )
-  found = _solve(problem, tol, limit)
+  # From the single task with the least `F`: an answer for `c = 0`.
+  there = prepared.present
+  alone = (linear + problem.radius) / jnp.where(there, problem.costs, 1.0)
+  hot = jnp.arange(len(mean)) == jnp.argmin(jnp.where(there, alone, jnp.inf))
+  hot = (hot & there).astype(linear.dtype)
+  vertex = over(hot, dot(hot, problem.costs))
+  gains = jnp.where(
+    there, linear / jnp.where(there, problem.costs, 1.0), jnp.inf
+  )
+  none = jnp.zeros((), jnp.int32)
+  guess = _guess(problem, hot)
+  found = lax.while_loop(
+    lambda at: (at.residual > tol) & (at.trips < _TRIPS) & (at.count < limit),
+    lambda at: _trip(problem, guess, tol, limit, at),
+    _Search(
+      count=none,
+      trips=none,
+      low=jnp.min(gains),
+      high=_level(problem, vertex),
+      best=vertex,
+      residual=_residual_of(problem, vertex),
+    ),
+  )
   weights = found.best * problem.costs
   weights = over(weights, jnp.sum(weights))
   return prepared.poison(weights), prepared.certify(

@@ -3,9 +3,10 @@
 UPGrad projects every task's gradient, GEM ("DualProj") one weighted mean.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.typing import ArrayLike
 
 from optax_mtl.solvers import _gradient_blocks, _nonneg_qp, _prepare
@@ -117,75 +118,48 @@ def project_dual_cone(
   start = prepared.ones[None, :] * lengths * lower
   size = jnp.max(jnp.abs(start), axis=1, keepdims=True)
   size = jnp.where(size > 0, size, 1.0)
-  extra, residual, count, limited = _solve(prepared, start / size, tol, limit)
+  start = start / size
+  free = jnp.broadcast_to(prepared.present[None, :], start.shape)
+  extra, count = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
+  residual = jnp.full_like(start[:, 0], jnp.inf)
+  if len(start) > 1 and num_tasks >= _FEW:
+    block = _gradient_blocks.solve(prepared.cosines, start, free, tol, limit)
+    extra, residual, count = block.best, block.residual, block.count
+  # Rows that are not solved yet; the driver takes no step for the others.
+  left = residual > tol
+  solve = functools.partial(_one_row, prepared.cosines, tol, limit)
+  at = jax.vmap(solve)(start, free & left[:, None])
+  better = left & (at.residual < residual)
+  extra = jnp.where(better[:, None], at.u, extra)
+  residual = jnp.max(jnp.where(better, at.residual, residual))
   return (
     prepared.poison(lower + extra * size / lengths),
-    prepared.certify(residual, count, tol, out_of_iterations=limited),
-  )
-
-
-def _solve(
-  gram: _prepare.Prepared,
-  start: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Solves for what is added to `start` `[K, T]`, at unit diagonal.
-
-  Returns:
-    That `[K, T]`, the largest residual, the steps, and whether their limit
-    ended it.
-  """
-  free = jnp.broadcast_to(gram.present[None, :], start.shape)
-
-  def one_by_one(
-    extra: jax.Array, residual: jax.Array
-  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Rows that are not solved yet, each from scratch by the driver."""
-
-    def project(
-      start: jax.Array, free: jax.Array, residual: jax.Array
-    ) -> _nonneg_qp.Point:
-      problem = _nonneg_qp.Problem(
-        hessian=gram.cosines,
-        slope=lambda z: dot(gram.cosines, start + z),
-        size=lambda z: jnp.sum(jnp.abs(start + z)),
-        free=free & (residual > tol),
-        residual=lambda z, slope: _gradient_blocks.residual_of(
-          start, z, slope, free
-        ),
-      )
-      # First what the vector itself hurts.
-      return _nonneg_qp.solve(
-        problem, problem.slope(0 * start) < 0, tol, max_iter
-      )
-
-    at = jax.vmap(project)(start, free, residual)
-    better = (at.residual < residual) & (residual > tol)
-    return (
-      jnp.where(better[:, None], at.u, extra),
-      jnp.where(better, at.residual, residual),
-      jnp.max(at.count),
-      jnp.any(~at.done),
-    )
-
-  if start.shape[1] < _FEW or len(start) == 1:
-    unsolved = jnp.full_like(start[:, 0], jnp.inf)
-    extra, residual, count, limited = one_by_one(0 * start, unsolved)
-    return extra, jnp.max(residual), count, limited
-  block = _gradient_blocks.solve(gram.cosines, start, free, tol, max_iter)
-  # A loop of one trip, and not a condition: under `vmap` that would always run.
-  _, (extra, residual, count, limited) = lax.while_loop(
-    lambda trip: trip[0],
-    lambda trip: (jnp.zeros((), bool), one_by_one(*trip[1][:2])),
-    (
-      jnp.any(block.residual > tol),
-      (
-        block.best,
-        block.residual,
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((), bool),
-      ),
+    prepared.certify(
+      residual,
+      count + jnp.max(at.count),
+      tol,
+      out_of_iterations=jnp.any(~at.done),
     ),
   )
-  return extra, jnp.max(residual), block.count + count, limited
+
+
+def _one_row(
+  cosines: jax.Array,
+  tol: jax.Array,
+  max_iter: jax.Array,
+  start: jax.Array,
+  free: jax.Array,
+) -> _nonneg_qp.Point:
+  """What is added to `start` `[T]`, by the driver."""
+  problem = _nonneg_qp.Problem(
+    hessian=cosines,
+    slope=lambda z: dot(cosines, start + z),
+    size=lambda z: jnp.sum(jnp.abs(start + z)),
+    free=free,
+    residual=lambda z, slope: _gradient_blocks.residual_of(
+      start, z, slope, free
+    ),
+  )
+  # First on what the vector itself hurts.
+  hurt = problem.slope(jnp.zeros_like(start)) < 0
+  return _nonneg_qp.solve(problem, hurt, tol, max_iter)

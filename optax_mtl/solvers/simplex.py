@@ -9,10 +9,7 @@ from optax_mtl._dtypes import solver_dtype
 
 
 def project_simplex(
-  v: ArrayLike,
-  *,
-  active: ArrayLike | None = None,
-  total: ArrayLike = 1.0,
+  v: ArrayLike, *, active: ArrayLike | None = None, total: ArrayLike = 1.0
 ) -> jax.Array:
   """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
 

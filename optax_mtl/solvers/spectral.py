@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from optax_mtl import _checks
 from optax_mtl.solvers import _prepare
 from optax_mtl.solvers._certificate import Certificate
-from optax_mtl.solvers._prepare import dot, over
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
 _SCALES = ("min", "median", "rmse")
 # What is computed from `T` terms and should be zero is taken for zero below so
@@ -49,7 +49,7 @@ class _Spectrum(NamedTuple):
 
 
 def _with_rank(
-  gram: _prepare.Prepared, values: jax.Array, vectors: jax.Array
+  gram: Prepared, values: jax.Array, vectors: jax.Array
 ) -> _Spectrum:
   """Decides the rank: eigenvalues below rounding are zero."""
   kept = values > gram.count * gram.eps * jnp.max(values)
@@ -75,7 +75,7 @@ class _Equal(NamedTuple):
   vanishing: jax.Array
 
 
-def _solve_equal(gram: _prepare.Prepared) -> _Equal:
+def _solve_equal(gram: Prepared) -> _Equal:
   """Solves `C x = 1` by the eigenvalues of the cosines `C`.
 
   How far it can be trusted: an entry of a Gram matrix formed in float32 is off
@@ -118,7 +118,7 @@ def _solve_equal(gram: _prepare.Prepared) -> _Equal:
   )
 
 
-def _spread(gram: _prepare.Prepared, x: jax.Array) -> jax.Array:
+def _spread(gram: Prepared, x: jax.Array) -> jax.Array:
   """How far the projections of `x` are from equal, relative to their terms."""
   projections = dot(gram.cosines, x) * gram.ones
   middle = jnp.sum(projections) / gram.count
@@ -265,10 +265,8 @@ def conflict_free_direction(
   )
 
 
-def _decompose(
-  gram: _prepare.Prepared, order: jax.Array
-) -> tuple[jax.Array, _Spectrum]:
-  """The Gram matrix in the given order, over its largest entry, and its spectrum.
+def _decompose(gram: Prepared, order: jax.Array) -> tuple[jax.Array, _Spectrum]:
+  """The Gram matrix in an order, over its largest entry, and its spectrum.
 
   Where the lengths of the gradients are far apart, but not their directions
   close, the singular values of Cholesky's factor have all their digits, and
@@ -292,11 +290,9 @@ def _decompose(
     )
     return jnp.square(roots[::-1]), vectors[:, ::-1]
 
-  def by_matrix() -> tuple[jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
-
-  pairs = lax.cond(graded & independent, by_factor, by_matrix)
+  pairs = lax.cond(
+    graded & independent, by_factor, lambda: tuple(jnp.linalg.eigh(matrix))
+  )
   return matrix, _with_rank(gram, *pairs)
 
 
