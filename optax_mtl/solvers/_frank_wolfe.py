@@ -12,14 +12,12 @@ least, to the direction and the longest step along it.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from optax_mtl.solvers._prepare import Prepared, dot, over
 
-Direction = Callable[
-  [jax.Array, jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]
-]
+Direction = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
 
 class Point(NamedTuple):
@@ -33,30 +31,30 @@ class Point(NamedTuple):
     done: Scalar bool: solved.
   """
 
-  u: jax.Array
-  image: jax.Array
-  residual: jax.Array
-  count: jax.Array
-  done: jax.Array
+  u: Array
+  image: Array
+  residual: Array
+  count: Array
+  done: Array
 
 
 def vanilla(
-  u: jax.Array, image: jax.Array, towards: jax.Array, away: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
   """Towards a vertex."""
   return towards - u, jnp.ones_like(u[0])
 
 
 def pairwise(
-  u: jax.Array, image: jax.Array, towards: jax.Array, away: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
   """From one vertex to another."""
   return towards - away, dot(u, away)
 
 
 def away_step(
-  u: jax.Array, image: jax.Array, towards: jax.Array, away: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
   """Towards a vertex or away from one, whichever promises more."""
   share, level = dot(u, away), dot(u, image)
   retreat = dot(image, away) - level > level - dot(image, towards)
@@ -67,8 +65,8 @@ def away_step(
 
 
 def method(
-  direction: Direction, gram: Prepared, init: jax.Array | None, tol: jax.Array
-) -> tuple[Point, Callable[[Point], Point], jax.Array]:
+  direction: Direction, gram: Prepared, init: Array | None, tol: Array
+) -> tuple[Point, Callable[[Point], Point], Array]:
   """A variant, ready to run as `min_norm` does it.
 
   Args:
@@ -86,10 +84,10 @@ def method(
   lengths = jnp.where(present, gram.relative_lengths, 1.0)
   matrix = gram.cosines * lengths[:, None] * lengths[None, :]
 
-  def vertex(index: jax.Array) -> jax.Array:
+  def vertex(index: Array) -> Array:
     return (jnp.arange(len(lengths)) == index).astype(lengths.dtype)
 
-  def point(u: jax.Array, count: jax.Array) -> Point:
+  def point(u: Array, count: Array) -> Point:
     image = dot(matrix, u)
     # The relative duality gap, as `min_norm` defines it.
     gap = jnp.where(present, (dot(u, image) - image) / lengths, 0.0)

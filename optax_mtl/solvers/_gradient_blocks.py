@@ -9,9 +9,8 @@ share, where an active-set method needs a factor of its own for every row.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from optax_mtl.solvers import _nonneg_qp, _prepare
 from optax_mtl.solvers._prepare import dot, over
@@ -46,22 +45,18 @@ class Block(NamedTuple):
     image: `[K, T]`, the matrix times the direction.
   """
 
-  count: jax.Array
-  solved: jax.Array
-  z: jax.Array
-  slopes: jax.Array
-  best: jax.Array
-  residual: jax.Array
-  direction: jax.Array
-  image: jax.Array
+  count: Array
+  solved: Array
+  z: Array
+  slopes: Array
+  best: Array
+  residual: Array
+  direction: Array
+  image: Array
 
 
 def solve(
-  matrix: jax.Array,
-  start: jax.Array,
-  free: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  matrix: Array, start: Array, free: Array, tol: Array, max_iter: Array
 ) -> Block:
   """Minimises `v' matrix v` over `v >= start`, for each row of `start`.
 
@@ -93,7 +88,7 @@ def solve(
   )
   limit = jnp.minimum(max_iter, _MOST * start.shape[1])
 
-  def proceed(at: Block) -> jax.Array:
+  def proceed(at: Block) -> Array:
     # Until all are solved, and a little longer: `solved` stands still then.
     unsolved = jnp.any(at.residual > _AIM * tol)
     return unsolved & (at.count < jnp.minimum(at.solved + _EXTRA, limit))
@@ -133,20 +128,18 @@ def solve(
   return lax.while_loop(proceed, step, first)
 
 
-def residual_of(
-  start: jax.Array, z: jax.Array, slopes: jax.Array, free: jax.Array
-) -> jax.Array:
+def residual_of(start: Array, z: Array, slopes: Array, free: Array) -> Array:
   """The certificate's residual `[...]`, of arguments `[..., T]`."""
   size = jnp.sum(jnp.abs(start + z), axis=-1)
   return _nonneg_qp.kkt_residual(z, slopes, size, free)
 
 
-def _dots(left: jax.Array, right: jax.Array) -> jax.Array:
+def _dots(left: Array, right: Array) -> Array:
   """Products row by row, `[K, 1]`."""
   return jnp.sum(left * right, axis=1, keepdims=True)
 
 
-def _norm_bound(matrix: jax.Array) -> jax.Array:
+def _norm_bound(matrix: Array) -> Array:
   """An upper bound of the largest eigenvalue, at most `T^(1/16)` too large.
 
   The Frobenius norm of the eighth power; scaled, so that it does not overflow.

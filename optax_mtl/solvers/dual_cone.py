@@ -7,6 +7,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
 from optax_mtl.solvers import _gradient_blocks, _nonneg_qp, _prepare
@@ -26,25 +27,23 @@ def project_dual_cone(
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
-  r"""Projects combinations of the task gradients on their dual cone.
+) -> tuple[Array, Certificate]:
+  """Projects combinations of the task gradients on their dual cone.
 
   The dual cone of the rows of `G` is the set of directions that hurt no task,
-  :math:`\{d : G d \ge 0\}`. The projection of :math:`G^\top u` on it is
-  :math:`G^\top v`, where `v` solves
-
-  .. math:: \min_v v^\top M v \quad \text{subject to} \quad v \ge u.
+  all `d` with `G d >= 0`. The projection of `Gᵀ u` on it is `Gᵀ v`, where `v`
+  minimises `vᵀ M v` subject to `v >= u`.
 
   Solved exactly, on the matrix scaled to unit diagonal, all rows of `vectors`
-  side by side: for few tasks by Lawson and Hanson's active-set method, from 12
-  on by conjugate gradients with proportioning (MPRGP), whose steps are products
-  with one matrix that all rows share. Rows that these leave unsolved are then
-  solved by the active-set method. Nothing is added to the matrix of the answer,
-  and the answer does not depend on the scale of the gradients, nor on that of
-  one of them.
+  side by side, by an active-set method whose steps change the support in
+  blocks. With more than one row and 12 tasks or more, conjugate gradients with
+  proportioning (MPRGP) come first, whose steps are products with one matrix
+  that all rows share, and the active-set method solves the rows that these
+  leave. Nothing is added to the matrix of the answer, and the answer does not
+  depend on the scale of the gradients, nor on that of one of them.
 
   Args:
-    gram: `[T, T]`, a real dtype. Gram matrix `M = G G^T` of the gradients.
+    gram: `[T, T]`, a real dtype. Gram matrix `M = G Gᵀ` of the gradients.
     vectors: `[K, T]`, a real dtype. Each row holds the coefficients `u` of one
       vector to project: `jnp.eye(T)` for UPGrad, one row of preferences for
       DualProj.
@@ -52,8 +51,7 @@ def project_dual_cone(
       coefficients in `vectors` are ignored, and 0 is returned.
     tol: Largest residual that counts as solved. Default: 16 roundings of the
       solver's dtype (1.9e-6 in float32).
-    max_iter: Most pivots in one attempt of the active-set method; there are up
-      to five, of which all but the first are rare. Default: `3 T + 10`.
+    max_iter: Most steps of each of the two methods. Default: `50 + 5 T`.
 
   Returns:
     A pair of
@@ -61,20 +59,23 @@ def project_dual_cone(
     - `[K, T]`, `solver_dtype()`: the coefficients `v`. `v >= u` holds exactly,
       and `v = u` for a task whose gradient is zero. NaN in the active columns
       if `gram` has an entry between active tasks that is not finite.
-    - A `Certificate`. With :math:`y = M v` and everything at unit diagonal,
-      `residual` is the largest :math:`|y_i|` where :math:`v_i > u_i` and
-      :math:`-y_i` elsewhere, relative to :math:`\sum_j |v_j|`, over all rows:
-      the relative change of the entries of the Gram matrix that would make the
-      answer exact. `iterations` counts pivots.
+    - A `Certificate`. With `y = M v` and everything at unit diagonal,
+      `residual` is the largest `|y_i|` where `v_i > u_i` and `-y_i` elsewhere,
+      relative to `Σ_j |v_j|`, over all rows: the relative change of the entries
+      of the Gram matrix that would make the answer exact. `iterations` are the
+      steps of the active-set method, each of them one linear system, of the row
+      that took most of them; with `K > 1` rows and 12 tasks or more, the steps
+      of conjugate gradients on all rows are added, and mostly are all.
 
   The norm of the projection inherits the rounding of the Gram matrix: with unit
-  diagonal, :math:`\|d\|^2` is off by at most :math:`2 (\rho + c\,\epsilon)
-  \|v\|_1 (\|v\|_1 + \|v^*\|_1)`, with :math:`\rho` the residual and `c` a small
-  number. Where gradients nearly cancel, :math:`\|v\|_1` is much larger than
-  :math:`\|d\|`, and no solver that is given a float32 Gram matrix does better.
+  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε) ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ`
+  the residual and `c` a small number. Where gradients nearly cancel, `‖v‖₁` is
+  much larger than `‖d‖`, and no solver that is given a float32 Gram matrix does
+  better.
 
   Raises:
-    ValueError: If the shapes do not fit together, or a limit is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -144,11 +145,7 @@ def project_dual_cone(
 
 
 def _one_row(
-  cosines: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
-  start: jax.Array,
-  free: jax.Array,
+  cosines: Array, tol: Array, max_iter: Array, start: Array, free: Array
 ) -> _nonneg_qp.Point:
   """What is added to `start` `[T]`, by the driver."""
   problem = _nonneg_qp.Problem(

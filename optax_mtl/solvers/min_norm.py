@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
@@ -30,7 +30,7 @@ from optax_mtl.solvers._prepare import Prepared, dot, over
 # A variant, ready to run: its first point, a tuple with the fields `u`,
 # `residual`, `count` and `done`; the step from one point to the next; and what
 # `u` has to be multiplied by to be weights, up to their sum.
-_Method = tuple[Any, Callable[[Any], Any], jax.Array]
+_Method = tuple[Any, Callable[[Any], Any], Array]
 
 
 class _Variant(NamedTuple):
@@ -42,7 +42,7 @@ class _Variant(NamedTuple):
     most: Function from `T` to the default limit on steps.
   """
 
-  build: Callable[[Prepared, jax.Array | None, jax.Array], _Method]
+  build: Callable[[Prepared, Array | None, Array], _Method]
   tol: tuple[float, float]
   most: Callable[[int], int]
 
@@ -51,7 +51,7 @@ def _hull_problem(gram: Prepared) -> _nonneg_qp.Problem:
   """`f` for the driver, with the duality gap for a certificate."""
   ratio = gram.shortness
 
-  def residual(u: jax.Array, slope: jax.Array) -> jax.Array:
+  def residual(u: Array, slope: Array) -> Array:
     """From slopes: the relative duality gap as `min_norm` defines it."""
     scale = dot(ratio, u)
     image = slope - ratio * (scale - 1.0)
@@ -69,9 +69,7 @@ def _hull_problem(gram: Prepared) -> _nonneg_qp.Problem:
   )
 
 
-def _by_supports(
-  gram: Prepared, init: jax.Array | None, tol: jax.Array
-) -> _Method:
+def _by_supports(gram: Prepared, init: Array | None, tol: Array) -> _Method:
   """Wolfe's method, from the support of `init` or from all vertices."""
   problem = _hull_problem(gram)
   support = gram.present
@@ -116,7 +114,7 @@ def min_norm(
   init: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
+) -> tuple[Array, Certificate]:
   r"""Weights of the shortest vector in the convex hull of the gradients.
 
   Minimises `||G.T @ w||^2 = w' M w` over the simplex, given `M = G @ G.T`. The
@@ -210,7 +208,7 @@ def min_norm_trace(
   num_steps: int,
   active: ArrayLike | None = None,
   init: ArrayLike | None = None,
-) -> jax.Array:
+) -> Array:
   """The residual of `min_norm` after each of its first steps, for a plot.
 
   Args:
@@ -247,12 +245,12 @@ def min_norm_trace(
 @functools.partial(jax.jit, static_argnames="variant")
 def _solve(
   gram: Prepared,
-  init: jax.Array | None,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  init: Array | None,
+  tol: Array,
+  max_iter: Array,
   *,
   variant: str,
-) -> tuple[jax.Array, Certificate]:
+) -> tuple[Array, Certificate]:
   """`min_norm` on checked arguments."""
   settled = _settled(gram)
   if len(gram.lengths) == 2 and variant == "wolfe":
@@ -284,14 +282,14 @@ def _solve(
 
 @functools.partial(jax.jit, static_argnames=("variant", "num_steps"))
 def _trace(
-  gram: Prepared, init: jax.Array | None, *, variant: str, num_steps: int
-) -> jax.Array:
+  gram: Prepared, init: Array | None, *, variant: str, num_steps: int
+) -> Array:
   """`min_norm_trace` on checked arguments."""
   settled = _settled(gram)
   tol = jnp.asarray(gram.eps, gram.cosines.dtype)
   first, step, _ = _TABLE[variant].build(gram, init, tol)
 
-  def advance(at: Any, _: None) -> tuple[Any, jax.Array]:
+  def advance(at: Any, _: None) -> tuple[Any, Array]:
     new = step(at)
     at = jax.tree.map(lambda old, new: jnp.where(at.done, old, new), at, new)
     return at, at.residual
@@ -307,7 +305,7 @@ def _check(
   variant: str,
   active: ArrayLike | None,
   init: ArrayLike | None,
-) -> tuple[Prepared, jax.Array | None]:
+) -> tuple[Prepared, Array | None]:
   """The arguments that both functions have, checked."""
   _checks.check_choice("variant", variant, VARIANTS)
   prepared = _prepare.prepare(gram, active)
@@ -316,12 +314,12 @@ def _check(
   return prepared, _checks.task_vector(init, len(prepared.lengths), "init")
 
 
-def _settled(gram: Prepared) -> jax.Array:
+def _settled(gram: Prepared) -> Array:
   """Whether the answer needs no solving: a zero row, nothing active, NaN."""
   return jnp.any(gram.active & ~gram.present) | ~jnp.any(gram.active)
 
 
-def _two_rows(gram: Prepared) -> jax.Array:
+def _two_rows(gram: Prepared) -> Array:
   """The closed form for T = 2, up to its sum; uniform if both rows coincide."""
   size = gram.relative_lengths
   other = size[::-1]
