@@ -194,7 +194,7 @@ def nash_bargaining(
     >>> from optax_mtl.solvers import bargaining
     >>> gradients = jnp.array([[3.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = bargaining.nash_bargaining(gradients @ gradients.T)
-    >>> print(weights @ gradients)
+    >>> print((weights @ gradients).round(4))
     [1. 1.]
 
   References:
@@ -251,7 +251,7 @@ def fairness(
     >>> import jax.numpy as jnp
     >>> from optax_mtl.solvers import bargaining
     >>> weights, _ = bargaining.fairness(jnp.diag(jnp.array([1.0, 8.0])), 2.0)
-    >>> print(weights)
+    >>> print(weights.round(4))
     [1.   0.25]
 
   References:

@@ -174,7 +174,7 @@ def equal_projections(
     >>> from optax_mtl.solvers import spectral
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = spectral.equal_projections(gradients @ gradients.T)
-    >>> print(weights @ gradients)
+    >>> print((weights @ gradients).round(4))
     [0.8 0.8]
 
   References:
@@ -245,8 +245,8 @@ def conflict_free_direction(
     >>> coefficients, _ = spectral.conflict_free_direction(
     ...   gradients @ gradients.T
     ... )
-    >>> print(coefficients @ gradients)
-    [0.70710677 0.70710677]
+    >>> print((coefficients @ gradients).round(4))
+    [0.7071 0.7071]
 
   References:
     Liu, Chu and Thuerey, `ConFIG: Towards Conflict-free Training of Physics
@@ -345,7 +345,7 @@ def aligned_weights(
     >>> from optax_mtl.solvers import spectral
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = spectral.aligned_weights(gradients @ gradients.T)
-    >>> print(weights @ gradients)
+    >>> print((weights @ gradients).round(4))
     [0.5 0.5]
 
   References:
