@@ -156,7 +156,8 @@ def test_large_alpha_and_scales():
   weights, _ = _fair(_grams(grads), np.float32(2.0))
   for g, w in zip(grads, np.asarray(weights), strict=True):
     error, size = _errors(g, w, 2.0)
-    assert np.all(error <= ROUNDINGS * EPS * (1 + size))
+    # The powers of such lengths, and of their mean, are roundings of their own.
+    assert np.all(error <= 2 * ROUNDINGS * EPS * (1 + size))
 
 
 def test_alpha_one_is_nash():
