@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.common import matrices
 from optax_mtl import solvers
 from optax_mtl.solvers import Status, combined
-from tests import matrices
 
 _UPGRAD = {"vectors": np.eye(3, dtype=np.float32)}
 # Name -> solver of a [3, 3] matrix, with what else it needs.
