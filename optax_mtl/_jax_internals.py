@@ -41,7 +41,7 @@ def _local_primitive() -> Any:
 
   def lowering(ctx: Any) -> list[Any]:
     # Whatever is not there counts as "several devices".
-    where = getattr(ctx.module_context, "axis_context", None)
+    where: Any = getattr(ctx.module_context, "axis_context", None)
     if hasattr(where, "manual_axes"):  # inside shard_map
       names = frozenset(where.mesh.axis_names)
       local = where.mesh.size == 1 or frozenset(where.manual_axes) == names

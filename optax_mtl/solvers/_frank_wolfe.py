@@ -27,14 +27,14 @@ class Point(NamedTuple):
     u: `[T]`, on the simplex.
     image: `[T]`, the Gram matrix times `u`.
     residual: Scalar, the certificate of `u`.
-    count: Scalar int32, the steps so far.
+    steps: Scalar int32, the steps so far.
     done: Scalar bool: solved.
   """
 
   u: Array
   image: Array
   residual: Array
-  count: Array
+  steps: Array
   done: Array
 
 
@@ -87,13 +87,13 @@ def method(
   def vertex(index: Array) -> Array:
     return (jnp.arange(len(lengths)) == index).astype(lengths.dtype)
 
-  def point(u: Array, count: Array) -> Point:
+  def point(u: Array, steps: Array) -> Point:
     image = dot(matrix, u)
     # The relative duality gap, as `min_norm` defines it.
     gap = jnp.where(present, (dot(u, image) - image) / lengths, 0.0)
     residual = jnp.maximum(jnp.max(gap), 0.0) / dot(u, lengths)
     return Point(
-      u=u, image=image, residual=residual, count=count, done=residual <= tol
+      u=u, image=image, residual=residual, steps=steps, done=residual <= tol
     )
 
   def step(at: Point) -> Point:
@@ -107,7 +107,7 @@ def method(
     # A step to the limit empties the vertex it leads away from: exactly,
     # whatever rounding left.
     u = jnp.where((away > 0) & (along < 0) & (length >= limit), 0.0, u)
-    return point(u / jnp.sum(u), at.count + 1)
+    return point(u / jnp.sum(u), at.steps + 1)
 
   first = vertex(jnp.argmin(jnp.where(present, gram.lengths, jnp.inf)))
   if init is not None:

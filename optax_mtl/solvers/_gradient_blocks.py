@@ -24,7 +24,7 @@ _MOST = 5
 _EXTRA = 16
 _AIM = 1 / 64
 # What the preconditioner adds to the unit diagonal. Saves half of the steps
-# where gradients nearly cancel; the count is flat from 0.03 to 0.3.
+# where gradients nearly cancel; their number is flat from 0.03 to 0.3.
 _SHIFT = 0.1
 # Length of the projected gradient steps, over the largest eigenvalue. They
 # descend below 2; the rest is for the rounding of the eigenvalue's bound.
@@ -35,7 +35,7 @@ class Block(NamedTuple):
   """A block of `K` solves.
 
   Attributes:
-    count: Scalar int32, steps so far.
+    steps: Scalar int32, steps so far.
     solved: Scalar int32, steps until all rows were solved.
     z: `[K, T]`, not negative.
     slopes: `[K, T]`, products with the matrix of `start + z`.
@@ -45,7 +45,7 @@ class Block(NamedTuple):
     image: `[K, T]`, the matrix times the direction.
   """
 
-  count: Array
+  steps: Array
   solved: Array
   z: Array
   slopes: Array
@@ -77,7 +77,7 @@ def solve(
   eye = jnp.eye(len(matrix), dtype=matrix.dtype)
   inverse = _prepare.solve_positive(matrix + _SHIFT * eye, eye)
   first = Block(
-    count=none,
+    steps=none,
     solved=none,
     z=zeros,
     slopes=slopes,
@@ -91,7 +91,7 @@ def solve(
   def proceed(at: Block) -> Array:
     # Until all are solved, and a little longer: `solved` stands still then.
     unsolved = jnp.any(at.residual > _AIM * tol)
-    return unsolved & (at.count < jnp.minimum(at.solved + _EXTRA, limit))
+    return unsolved & (at.steps < jnp.minimum(at.solved + _EXTRA, limit))
 
   def step(at: Block) -> Block:
     inner = jnp.where(at.z > 0, at.slopes, 0.0)
@@ -113,10 +113,10 @@ def solve(
     residual = residual_of(start, z, slopes, free)
     better = residual < at.residual
     residual = jnp.where(better, residual, at.residual)
-    conjugate, count = inside & (exact <= reach), at.count + 1
+    conjugate, steps = inside & (exact <= reach), at.steps + 1
     return Block(
-      count=count,
-      solved=jnp.where(jnp.any(residual > tol), count, at.solved),
+      steps=steps,
+      solved=jnp.where(jnp.any(residual > tol), steps, at.solved),
       z=z,
       slopes=slopes,
       best=jnp.where(better[:, None], z, at.best),

@@ -62,7 +62,7 @@ class Point(NamedTuple):
     support: `[T]` bool.
     ridge: Scalar.
     residual: Scalar, the certificate of `u`.
-    count: Scalar int32, the steps so far.
+    steps: Scalar int32, the steps so far.
     done: Scalar bool: solved, or rounding has the last word.
   """
 
@@ -71,7 +71,7 @@ class Point(NamedTuple):
   support: Array
   ridge: Array
   residual: Array
-  count: Array
+  steps: Array
   done: Array
 
 
@@ -101,7 +101,7 @@ def start(problem: Problem, support: Array) -> Point:
     support=problem.free & support,
     ridge=jnp.asarray(_RIDGE * jnp.finfo(zeros.dtype).eps, zeros.dtype),
     residual=problem.residual(zeros, slope),
-    count=jnp.zeros((), jnp.int32),
+    steps=jnp.zeros((), jnp.int32),
     done=~jnp.any(problem.free),
   )
 
@@ -138,7 +138,7 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
   lower = _prepare.dot(cut - at.u, at.slope + cut_slope) < 0
   entering = problem.free & ~at.support
   entering &= goal_slope < -tol * problem.size(cut)
-  entering &= feasible | (at.count < _EAGER)
+  entering &= feasible | (at.steps < _EAGER)
   u = jnp.where(lower, cut, partial)
   slope = jnp.where(lower, cut_slope, partial_slope)
   residual = problem.residual(u, slope)
@@ -155,13 +155,13 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
     ),
     ridge=at.ridge,
     residual=residual,
-    count=at.count,
+    steps=at.steps,
     done=at.done,
   )
   new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
   return new._replace(
     ridge=jnp.where(broken, _RIDGE_GROWTH * at.ridge, at.ridge),
-    count=at.count + 1,
+    steps=at.steps + 1,
     done=stalled | solved | (new.residual <= _AIM * tol),
   )
 
@@ -181,7 +181,7 @@ def solve(
     The last point; not `done` if the limit came first.
   """
   return lax.while_loop(
-    lambda at: ~at.done & (at.count < max_iter),
+    lambda at: ~at.done & (at.steps < max_iter),
     lambda at: step(problem, tol, at),
     start(problem, support),
   )

@@ -73,7 +73,7 @@ class Prepared(NamedTuple):
     return self.present.astype(self.cosines.dtype)
 
   @property
-  def count(self) -> Array:
+  def number(self) -> Array:
     """How many tasks take part, at least 1; in the matrix's dtype."""
     return jnp.maximum(jnp.sum(self.ones), 1.0)
 

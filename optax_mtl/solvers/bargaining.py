@@ -39,7 +39,7 @@ class _Iterate(NamedTuple):
   """Primal-dual iterate.
 
   Attributes:
-    count: Scalar int32, steps so far.
+    steps: Scalar int32, steps so far.
     primal: `[T]`, `x > 0`.
     dual: `[T]`, `y > 0`, tends to `C x`.
     goal: `[T]`, what `C x` has to be, given `x`.
@@ -48,7 +48,7 @@ class _Iterate(NamedTuple):
     done: Scalar bool: solved, or rounding has the last word.
   """
 
-  count: Array
+  steps: Array
   primal: Array
   dual: Array
   goal: Array
@@ -80,16 +80,16 @@ def _solve(
   # The equation is homogeneous: the overall level is taken off, as its powers
   # may be large.
   logs = jnp.where(prepared.present, jnp.log(prepared.lengths), 0.0)
-  level = jnp.exp(jnp.sum(logs) / prepared.count)
+  level = jnp.exp(jnp.sum(logs) / prepared.number)
   lengths = jnp.where(prepared.present, prepared.lengths / level, 1.0)
 
-  def measured(count: Array, primal: Array, dual: Array) -> _Iterate:
+  def measured(steps: Array, primal: Array, dual: Array) -> _Iterate:
     goal = (lengths / primal) ** inverse_alpha / lengths
     error = (dot(matrix, primal) - goal) / goal
     size = 1.0 + dot(magnitudes, primal) / goal
     roundings = jnp.max(jnp.abs(error) / size) / prepared.eps
     return _Iterate(
-      count=count,
+      steps=steps,
       primal=primal,
       dual=dual,
       goal=goal,
@@ -105,16 +105,16 @@ def _solve(
     system = matrix + jnp.diag(inverse_alpha * y / x)
     dx = _prepare.solve_positive(system, gap[:, None])[:, 0] / x
     dy = log_gap - inverse_alpha * dx
-    new = measured(at.count + 1, _move(x, dx), _move(y, dy))
+    new = measured(at.steps + 1, _move(x, dx), _move(y, dy))
     # A singular system, or an overflow on the way to infinity: stay.
     usable = jnp.isfinite(new.roundings)
     usable &= jnp.all((new.primal > 0) & (new.dual > 0))
-    stalled = (at.roundings <= _NEAR) | (at.count >= _LATE)
+    stalled = (at.roundings <= _NEAR) | (at.steps >= _LATE)
     stalled &= new.roundings > 0.5 * at.roundings
     take = usable & ~(stalled & (new.roundings > at.roundings))
     done = new.done | ~usable | stalled
     new = jax.tree.map(lambda new, old: jnp.where(take, new, old), new, at)
-    return new._replace(count=at.count + 1, done=done)
+    return new._replace(steps=at.steps + 1, done=done)
 
   # Where the gradients are orthogonal, or all equal, this is the solution.
   positive = jnp.sum(jnp.maximum(matrix, 0.0), axis=1)
@@ -122,7 +122,7 @@ def _solve(
   start = jnp.exp(start / (1.0 + inverse_alpha))
   first = measured(jnp.zeros((), jnp.int32), start, start)
   at = lax.while_loop(
-    lambda at: ~at.done & (at.count < limit),
+    lambda at: ~at.done & (at.steps < limit),
     newton,
     first._replace(dual=first.goal),
   )
@@ -134,7 +134,7 @@ def _solve(
   )
   residual = jnp.max(jnp.where(prepared.present, jnp.abs(at.error), 0.0))
   return prepared.poison(weights), prepared.certify(
-    residual, at.count, tol, out_of_iterations=~at.done, stationary=vanishes
+    residual, at.steps, tol, out_of_iterations=~at.done, stationary=vanishes
   )
 
 

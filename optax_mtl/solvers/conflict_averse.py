@@ -71,13 +71,13 @@ class _Blocks(NamedTuple):
   """A point, and the support that it is solved on next.
 
   Attributes:
-    count: Scalar int32.
+    steps: Scalar int32.
     point: `[T]`, `y >= 0`.
     support: `[T]` bool.
     moving: Scalar bool.
   """
 
-  count: Array
+  steps: Array
   point: Array
   support: Array
   moving: Array
@@ -87,7 +87,7 @@ class _Search(NamedTuple):
   """A search for the level.
 
   Attributes:
-    count: Scalar int32, steps so far: blocks, and those of the driver.
+    steps: Scalar int32, steps so far: blocks, and those of the driver.
     trips: Scalar int32, supports that were tried so far.
     low: Scalar, the level is not lower.
     high: Scalar, the level is not higher, but for rounding.
@@ -95,7 +95,7 @@ class _Search(NamedTuple):
     residual: Scalar, its residual.
   """
 
-  count: Array
+  steps: Array
   trips: Array
   low: Array
   high: Array
@@ -172,7 +172,7 @@ def _block(problem: _Problem, tol: Array, at: _Blocks) -> _Blocks:
   bounded = gap > 0
   rough = jnp.max(jnp.where(on, jnp.abs(short), 0.0)) > 0.5 * tol
   return _Blocks(
-    count=at.count + 1,
+    steps=at.steps + 1,
     point=jnp.where(bounded, jnp.maximum(goal, 0.0), 0.0),
     support=(on & ~leaving) | entering,
     moving=jnp.any(leaving | entering) | (bounded & rough),
@@ -215,14 +215,14 @@ def _trip(
     ),
     target > 0,
     tol,
-    jnp.minimum(max_iter - at.count, _MOST),
+    jnp.minimum(max_iter - at.steps, _MOST),
   )
-  count = at.count + found.count
+  steps = at.steps + found.steps
   blocks = lax.while_loop(
-    lambda b: b.moving & (b.count < jnp.minimum(count + _BLOCKS, max_iter)),
+    lambda b: b.moving & (b.steps < jnp.minimum(steps + _BLOCKS, max_iter)),
     lambda b: _block(problem, tol, b),
     _Blocks(
-      count=count,
+      steps=steps,
       point=found.u,
       support=jnp.where(guessing, guess, found.u > 0),
       moving=jnp.any(problem.gram.present),
@@ -237,7 +237,7 @@ def _trip(
   short = dot(found.u, dot(gram, found.u)) <= jnp.square(problem.radius)
   reached = short & (at.trips > 1)
   return _Search(
-    count=blocks.count,
+    steps=blocks.steps,
     trips=at.trips + 1,
     low=jnp.where(reached, jnp.maximum(at.low, level), at.low),
     high=jnp.minimum(at.high, jnp.min(levels)),
@@ -322,7 +322,7 @@ def cagrad_weights(
   tol = _prepare.tolerance(tol, 16.0)
   limit = _prepare.iteration_limit(max_iter, 1000)
   c = jnp.asarray(c).astype(prepared.cosines.dtype)
-  mean = prepared.relative_lengths / prepared.count
+  mean = prepared.relative_lengths / prepared.number
   linear = dot(prepared.cosines, mean)
   problem = _Problem(
     gram=prepared,
@@ -340,10 +340,10 @@ def cagrad_weights(
   residual, high = _measured(problem, vertex)
   guess = _guess(problem, vertex)
   found = lax.while_loop(
-    lambda at: (at.residual > tol) & (at.trips < _TRIPS) & (at.count < limit),
+    lambda at: (at.residual > tol) & (at.trips < _TRIPS) & (at.steps < limit),
     lambda at: _trip(problem, guess, tol, limit, at),
     _Search(
-      count=none,
+      steps=none,
       trips=none,
       low=jnp.min(jnp.where(there, over(linear, costs), jnp.inf)),
       high=high,
@@ -354,5 +354,5 @@ def cagrad_weights(
   weights = found.best * problem.costs
   weights = over(weights, jnp.sum(weights))
   return prepared.poison(weights), prepared.certify(
-    found.residual, found.count, tol, out_of_iterations=found.count >= limit
+    found.residual, found.steps, tol, out_of_iterations=found.steps >= limit
   )

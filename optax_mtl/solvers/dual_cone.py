@@ -121,11 +121,11 @@ def project_dual_cone(
   size = jnp.where(size > 0, size, 1.0)
   start = start / size
   free = jnp.broadcast_to(prepared.present[None, :], start.shape)
-  extra, count = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
+  extra, steps = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
   residual = jnp.full_like(start[:, 0], jnp.inf)
   if len(start) > 1 and num_tasks >= _FEW:
     block = _gradient_blocks.solve(prepared.cosines, start, free, tol, limit)
-    extra, residual, count = block.best, block.residual, block.count
+    extra, residual, steps = block.best, block.residual, block.steps
   # Rows that are not solved yet; the driver takes no step for the others.
   left = residual > tol
   solve = functools.partial(_one_row, prepared.cosines, tol, limit)
@@ -137,7 +137,7 @@ def project_dual_cone(
     prepared.poison(lower + extra * size / lengths),
     prepared.certify(
       residual,
-      count + jnp.max(at.count),
+      steps + jnp.max(at.steps),
       tol,
       out_of_iterations=jnp.any(~at.done),
     ),

@@ -28,7 +28,7 @@ from optax_mtl.solvers._certificate import Certificate
 from optax_mtl.solvers._prepare import Prepared, dot, over
 
 # A variant, ready to run: its first point, a tuple with the fields `u`,
-# `residual`, `count` and `done`; the step from one point to the next; and what
+# `residual`, `steps` and `done`; the step from one point to the next; and what
 # `u` has to be multiplied by to be weights, up to their sum.
 _Method = tuple[Any, Callable[[Any], Any], Array]
 
@@ -258,15 +258,15 @@ def _solve(
     problem = _hull_problem(gram)
     point = values * gram.relative_lengths
     residual = problem.residual(point, problem.slope(point))
-    count, done = 0, True
+    steps, done = 0, True
   else:
     first, step, scale = _TABLE[variant].build(gram, init, tol)
     at = lax.while_loop(
-      lambda at: ~at.done & (at.count < max_iter),
+      lambda at: ~at.done & (at.steps < max_iter),
       step,
       first._replace(done=first.done | settled),
     )
-    values, residual, count, done = at.u * scale, at.residual, at.count, at.done
+    values, residual, steps, done = at.u * scale, at.residual, at.steps, at.done
   # Among zero rows the weight is spread evenly, and `d = 0`.
   zero = (gram.active & ~gram.present).astype(values.dtype)
   values = jnp.where(
@@ -274,7 +274,7 @@ def _solve(
   )
   return gram.poison(over(values, jnp.sum(values))), gram.certify(
     jnp.where(settled, 0.0, residual),
-    count,
+    steps,
     tol,
     out_of_iterations=jnp.logical_not(done),
   )

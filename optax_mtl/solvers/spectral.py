@@ -49,7 +49,7 @@ class _Spectrum(NamedTuple):
 
 def _with_rank(gram: Prepared, values: Array, vectors: Array) -> _Spectrum:
   """Decides the rank: eigenvalues below rounding are zero."""
-  kept = values > gram.count * gram.eps * jnp.max(values)
+  kept = values > gram.number * gram.eps * jnp.max(values)
   return _Spectrum(
     values=jnp.where(kept, values, 1.0), vectors=vectors, kept=kept
   )
@@ -83,12 +83,12 @@ def _solve_equal(gram: Prepared) -> _Equal:
   # Rows and columns of absent tasks are zero here, so that they have rank 0.
   matrix = gram.cosines * ones[:, None] * ones[None, :]
   spectrum = _with_rank(gram, *jnp.linalg.eigh(matrix))
-  dependent = jnp.sum(spectrum.kept.astype(ones.dtype)) < gram.count
+  dependent = jnp.sum(spectrum.kept.astype(ones.dtype)) < gram.number
   # What rounding leaves of a component that is zero must not be divided by a
   # small eigenvalue: the components' own rounding is that of T terms. Where
   # gradients are independent every component is meant.
   wanted = dot(ones, spectrum.vectors)
-  floor = _FLOOR * gram.eps * gram.count**1.5
+  floor = _FLOOR * gram.eps * gram.number**1.5
   used = spectrum.kept & (~dependent | (jnp.abs(wanted) > floor))
 
   def inverse(right: Array) -> Array:
@@ -103,7 +103,7 @@ def _solve_equal(gram: Prepared) -> _Equal:
   # that no combination reaches.
   apart = jnp.max(jnp.abs(ones - dot(matrix, x)))
   size = jnp.maximum(jnp.sum(jnp.abs(x)), 1.0)
-  impossible = dependent & (apart > _FLOOR * gram.eps * gram.count * size)
+  impossible = dependent & (apart > _FLOOR * gram.eps * gram.number * size)
   null = jnp.where(spectrum.kept, 0.0, dot(gram.shortness, spectrum.vectors))
   return _Equal(
     solution=x,
@@ -115,7 +115,7 @@ def _solve_equal(gram: Prepared) -> _Equal:
 def _spread(gram: Prepared, x: Array) -> Array:
   """How far the projections of `x` are from equal, relative to their terms."""
   projections = dot(gram.cosines, x) * gram.ones
-  middle = jnp.sum(projections) / gram.count
+  middle = jnp.sum(projections) / gram.number
   apart = jnp.abs(projections - middle) * gram.ones
   return over(jnp.max(apart), jnp.sum(jnp.abs(x)))
 
@@ -190,7 +190,7 @@ def equal_projections(
 
   def counts(terms: Array) -> Array:
     """Whether the sum of the weights is more than rounding."""
-    floor = _FLOOR * prepared.eps * prepared.count * jnp.sum(jnp.abs(terms))
+    floor = _FLOOR * prepared.eps * prepared.number * jnp.sum(jnp.abs(terms))
     return jnp.abs(jnp.sum(terms)) > floor
 
   terms = jnp.where(equal.impossible & counts(vanishing), vanishing, terms)
