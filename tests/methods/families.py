@@ -146,12 +146,13 @@ def solved(name, num_tasks, **options):
   expected = np.einsum("nt,ntp->np", found.weights, data.grads)
   limit = options.get("max_norm", np.inf)
   norm = np.linalg.norm(expected, axis=1, keepdims=True)
-  expected = expected * np.minimum(1, limit / np.where(norm > 0, norm, 1))
+  safe = np.where(norm > 0, norm, 1)
+  expected = expected * np.minimum(1, limit / safe)
   error = np.linalg.norm(found.updates - expected, axis=1)
   # A limited update is as uncertain as the norm that it is divided by.
   bound = DELTA * data.size(found.weights)
   if limit < np.inf:
-    bound = DELTA * limit * (1 + data.size(found.weights) / norm[:, 0])
+    bound = DELTA * limit * (1 + data.size(found.weights) / safe[:, 0])
   assert_at_most(error, bound, data.names, norm[:, 0] > 0)
   assert (found.updates[data.names == "all_zero"] == 0).all()
   converged = getattr(found.memory, "converged", None)
