@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from matrices import FAMILIES
 
 import optax_mtl
+from benchmarks.common.matrices import FAMILIES
 from optax_mtl._dtypes import solver_dtype
 
 NUM_TASKS, NUM_PARAMS = 5, 12

@@ -33,8 +33,8 @@ def track_conflicts(
   """Records how far the task gradients of the last step conflicted.
 
   Read the figures with `optax.tree.get(opt_state, "conflict_rate")`. They cost
-  a Gram matrix over the leaves that the method sees: little beside stacked gradients, but T more
-  backward passes with the implicit source.
+  a Gram matrix over the leaves that the method sees: little beside stacked
+  gradients, but T more backward passes with the implicit source.
 
   Args:
     inner: A method, or a chain that begins with one.
