@@ -75,12 +75,3 @@ def or_equal(preference: np.ndarray | None, num_tasks: int) -> np.ndarray:
   if preference is None:
     return np.full(num_tasks, 1 / num_tasks)
   return preference
-
-
-def clipped(
-  grads: np.ndarray, weights: np.ndarray, max_norm: float | None
-) -> np.ndarray:
-  """Weights whose update is no longer than `max_norm`; None: as they are."""
-  if max_norm is None:
-    return weights
-  return weights * min(1, max_norm / np.linalg.norm(weights @ grads))

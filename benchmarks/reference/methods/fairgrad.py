@@ -1,10 +1,9 @@
-"""FairGrad: alpha-fair weights, then the norm is limited."""
+"""FairGrad: alpha-fair weights; a limit is the update's, and not theirs."""
 
 import numpy as np
 
 from benchmarks.reference.methods._shared import (
   Extra,
-  clipped,
   each_step,
   reference,
 )
@@ -21,4 +20,4 @@ def fairgrad(
   max_norm: float | None = 1.0,
 ) -> np.ndarray:
   """Weights [T]."""
-  return clipped(grads, bargaining.fairness(grads, alpha), max_norm)
+  return bargaining.fairness(grads, alpha)

@@ -1,10 +1,9 @@
-"""Nash-MTL: the bargaining solution, then the norm is limited."""
+"""Nash-MTL: the bargaining solution; a limit is the update's, and not its."""
 
 import numpy as np
 
 from benchmarks.reference.methods._shared import (
   Extra,
-  clipped,
   each_step,
   reference,
 )
@@ -20,4 +19,4 @@ def nash_mtl(
   max_norm: float | None = 1.0,
 ) -> np.ndarray:
   """Weights [T]."""
-  return clipped(grads, bargaining.fairness(grads, 1.0), max_norm)
+  return bargaining.fairness(grads, 1.0)
