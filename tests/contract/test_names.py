@@ -1,5 +1,7 @@
 """The tasks' names are carried, compared, and shown where they differ."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,13 +12,25 @@ GRADS = jnp.eye(3)
 LOSSES = {"bc": 1.0, "ic": 2.0, "pde": 4.0}
 
 
-def update(tx, grads=GRADS, **extra):
-  """One update's weights."""
-  extra = {
+def as_arrays(extra):
+  return {
     k: {n: jnp.asarray(x) for n, x in v.items()} if isinstance(v, dict) else v
     for k, v in extra.items()
   }
-  return np.asarray(tx.update(grads, tx.init(jnp.zeros(3)), **extra)[1].weights)
+
+
+def update(tx, grads=GRADS, **extra):
+  """One update's weights."""
+  _, state = tx.update(grads, tx.init(jnp.zeros(3)), **as_arrays(extra))
+  return np.asarray(state.weights)
+
+
+def program(tx, **extra):
+  """One update as a program, and the constants in it."""
+  jaxpr = jax.make_jaxpr(
+    lambda extra: tx.update(GRADS, tx.init(jnp.zeros(3)), **extra)
+  )(as_arrays(extra))
+  return str(jaxpr), jaxpr.consts
 
 
 #: Each argument with one value a task, as a dict and in the rows' order.
@@ -27,7 +41,7 @@ BY_NAME = {
   ),
   "uncertainty_weighting, kind": (
     lambda kind: optax_mtl.uncertainty_weighting(3, kind),
-    ["regression", "classification", "regression"],
+    ["regression", "classification", "classification"],
   ),
   "uncertainty_weighting, initial_log_vars": (
     lambda s: optax_mtl.uncertainty_weighting(3, initial_log_vars=s),
@@ -52,9 +66,14 @@ def test_by_name_is_in_the_order_of_the_rows(what):
   named = dict(zip(("bc", "ic", "pde"), values, strict=True))
   shuffled = {name: named[name] for name in ("pde", "bc", "ic")}
   kpis = jnp.array([0.3, 0.5, 0.7])
-  by_name = update(build(shuffled), losses=LOSSES, kpis=kpis)
-  in_order = update(build(values), losses=LOSSES, kpis=kpis)
-  np.testing.assert_array_equal(by_name, in_order)
+  by_name = program(build(shuffled), losses=LOSSES, kpis=kpis)
+  in_order = program(build(values), losses=LOSSES, kpis=kpis)
+  assert by_name[0] == in_order[0]
+  chex.assert_trees_all_equal(by_name[1], in_order[1])
+  other = program(build(values[::-1]), losses=LOSSES, kpis=kpis)
+  assert any(
+    np.not_equal(a, b).any() for a, b in zip(other[1], in_order[1], strict=True)
+  ), "the values are not among the constants: nothing was compared"
 
 
 @every_argument
@@ -63,7 +82,7 @@ def test_other_names_are_refused(what):
   build, values = BY_NAME[what]
   other = dict(zip(("boundary", "equation", "initial"), values, strict=True))
   with pytest.raises(ValueError) as error:
-    update(build(other), losses=LOSSES, kpis=jnp.ones(3))
+    program(build(other), losses=LOSSES, kpis=jnp.ones(3))
   message = str(error.value)
   assert "boundary, equation, initial" in message
   assert "bc, ic, pde" in message
@@ -75,7 +94,7 @@ def test_by_name_needs_names_to_compare_with(what):
   build, values = BY_NAME[what]
   named = dict(zip(("bc", "ic", "pde"), values, strict=True))
   with pytest.raises(ValueError, match="no names to compare .*losses= as the"):
-    update(build(named), losses=jnp.ones(3), kpis=jnp.ones(3))
+    program(build(named), losses=jnp.ones(3), kpis=jnp.ones(3))
 
 
 def test_the_kind_of_each_task():
