@@ -121,23 +121,18 @@ def reference_dual_proj(num_tasks, grads, extra, preference=None):
   return dual_cone.project_dual_cone(grads, preference)
 
 
-def clipped(grads: np.ndarray, weights: np.ndarray, max_norm) -> np.ndarray:
-  """Weights whose update is no longer than `max_norm`; None: as they are."""
-  if max_norm is None:
-    return weights
-  return weights * min(1, max_norm / np.linalg.norm(weights @ grads))
-
-
 @reference
 @each_step
 def reference_fairgrad(num_tasks, grads, extra, alpha=1.0, max_norm=1.0):
-  return clipped(grads, bargaining.fairness(grads, alpha), max_norm)
+  # The limit is the update's, not the weights'.
+  return bargaining.fairness(grads, alpha)
 
 
 @reference
 @each_step
 def reference_nash_mtl(num_tasks, grads, extra, max_norm=1.0):
-  return clipped(grads, bargaining.fairness(grads, 1.0), max_norm)
+  # The limit is the update's, not the weights'.
+  return bargaining.fairness(grads, 1.0)
 
 
 @reference
@@ -167,7 +162,7 @@ def reference_aligned_mtl(
 
 @reference
 @each_step
-def reference_config(num_tasks, grads, extra, length="projection"):
+def reference_conflict_free(num_tasks, grads, extra, length="projection"):
   norms = np.linalg.norm(grads, axis=1)
   unit = grads / norms[:, None]
   direction = np.linalg.pinv(unit) @ np.ones(num_tasks)

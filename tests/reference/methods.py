@@ -151,26 +151,25 @@ def reference_mgda(num_tasks, grads, extra):
 
 @reference
 def reference_pareto_mtl(
-  num_tasks, grads, extra, directions, feasibility_steps
+  num_tasks, grads, extra, directions, feasibility_steps, reenter=True
 ):
-  out, optimizing = [], False
+  out = []
   lengths = np.linalg.norm(directions, axis=1, keepdims=True)
   units = directions / np.where(lengths == 0, 1, lengths)
-  spent = 0
+  # What is left of the first phase; it is filled up inside of the region.
+  left = feasibility_steps
   for g, losses, preference in zip(
     grads, extra["losses"], extra["preference"], strict=True
   ):
-    own = preference / np.linalg.norm(preference)
-    normals = units - own
-    values = normals @ losses / np.linalg.norm(losses)
-    if spent >= feasibility_steps or not (values > 0).any():
-      optimizing = True
+    normals = units - preference / np.linalg.norm(preference)
     # With epsilon 0 the same constraints count in both phases.
-    rows = normals[values > 0]
-    if optimizing:
+    rows = normals[normals @ losses > 0]
+    if len(rows) == 0:
+      left = feasibility_steps if reenter else 0
+    if len(rows) == 0 or left == 0:
       rows = np.concatenate([np.eye(num_tasks), rows])
     else:
-      spent += 1
+      left -= 1
     out.append(shortest_in_hull_by_nnls(rows @ g) @ rows)
   return np.stack(out)
 

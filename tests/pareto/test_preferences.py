@@ -1,10 +1,8 @@
-"""Preferences and the hypervolume, with pymoo as the judge."""
+"""Directions that divide the loss space, with pymoo as the judge."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pymoo.indicators.hv import HV
 from pymoo.util.ref_dirs import get_reference_directions
 
 from optax_mtl import pareto
@@ -59,36 +57,3 @@ def test_invert_preference():
   np.testing.assert_allclose(
     pareto.invert_preference(jnp.array([1.0, 0.0])), [0.0, 1.0], atol=1e-6
   )
-
-
-def test_hypervolume_is_pymoos():
-  """On clouds, fronts, duplicates and points outside, in one vmap."""
-  rng = np.random.default_rng(1)
-  angles = rng.uniform(0, np.pi / 2, (20, 12))
-  front = 1 - np.stack([np.cos(angles), np.sin(angles)], axis=-1)
-  clouds = rng.uniform(-0.2, 1.4, (20, 12, 2))
-  points = np.concatenate([clouds, front, np.round(clouds, 1)])
-  reference = np.array([1.0, 1.1])
-  judge = HV(ref_point=reference)
-  expected = [judge(p) for p in points]
-  volumes = jax.jit(
-    jax.vmap(
-      lambda p: pareto.hypervolume_2d(p, jnp.asarray(reference, p.dtype))
-    )
-  )(jnp.asarray(points, jnp.float32))
-  assert volumes.dtype == jnp.float32
-  # A sum of twelve rectangles of size at most 1.5.
-  np.testing.assert_allclose(volumes, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_hypervolume_edges():
-  one = jnp.ones(2)
-  assert pareto.hypervolume_2d(jnp.full((3, 2), 2.0), one) == 0.0
-  assert pareto.hypervolume_2d(jnp.zeros((1, 2)), one) == 1.0
-  points = jnp.zeros((4, 2))
-  assert pareto.hypervolume_2d(points, one) == 1.0
-  # The paper's toy has these ten points on exactly the rays.
-  volume = jax.grad(lambda p: pareto.hypervolume_2d(p, jnp.ones(2)))(
-    jnp.array([[0.2, 0.5], [0.6, 0.1]])
-  )
-  np.testing.assert_allclose(volume, [[-0.5, -0.4], [-0.4, -0.4]], rtol=1e-5)
