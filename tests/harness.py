@@ -23,8 +23,6 @@ import optax_mtl
 from optax_mtl import _registry
 from optax_mtl._dtypes import solver_dtype
 
-REFERENCES["conflict_free"] = REFERENCES["config"]
-
 #: Three tasks: the fewest with pairs that differ. No axis of a param has this
 #: length, so that a leaf of a state is per task if its first axis has.
 NUM_TASKS = 3

@@ -73,8 +73,8 @@ def test_modo_reads_both_batches_from_any_source(source):
     return tx.update(one, state, params, second_grads=two)
 
   updates, state = step(params, tx.init(params))
-  rows = np.asarray(2 * (params - first))
-  others = np.asarray(2 * (params - second))
+  rows = 2 * (np.asarray(params) - np.asarray(first))
+  others = 2 * (np.asarray(params) - np.asarray(second))
   np.testing.assert_allclose(updates, rows.mean(axis=0), rtol=1e-6)
   slope = rows @ others.T @ [0.5, 0.5]
   moved = 0.5 - 0.1 * slope
