@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import ExtraArg, MissingArgumentError, Step
@@ -39,9 +40,9 @@ class _Watched(StackedTaskGradients):
     super().__init__(tree, num_tasks)
     self.seen: set[str] = set()
 
-  def gram(self, shared: Any = None) -> jax.Array:
+  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     self.seen.add("gram")
-    return super().gram(shared)
+    return super().gram(shared, name=name)
 
   def cross_gram(self, other: TaskGradients) -> jax.Array:
     self.seen.add("gram")
@@ -74,7 +75,9 @@ class _WatchedArgs(Mapping[str, Any]):
     return len(self.args)
 
 
-def facts(method: Method, *, axis_name: str | None = None) -> Facts:
+def facts(
+  method: optax.GradientTransformation, *, axis_name: str | None = None
+) -> Facts:
   """Traces one step of a method and says what it read.
 
   Args:

@@ -69,9 +69,7 @@ class Method(optax.GradientTransformationExtraArgs):
 
   def with_view(self, view: View) -> "Method":
     """The same method, seen through one more view."""
-    return as_method(
-      self.name, self.num_tasks, self.rule, (view, *self.views)
-    )
+    return as_method(self.name, self.num_tasks, self.rule, (view, *self.views))
 
 
 def as_method(
@@ -149,9 +147,7 @@ def like_params(update: Any, params: Any) -> Any:
   """The update in the params' dtypes, if these are known."""
   if params is None:
     return update
-  return jax.tree.map(
-    lambda u, p: u.astype(jnp.result_type(p)), update, params
-  )
+  return jax.tree.map(lambda u, p: u.astype(jnp.result_type(p)), update, params)
 
 
 def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:

@@ -14,12 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import reference.gram_methods  # noqa: F401  (registers its references)
 from contract import own_methods
-from matrices import FAMILIES as FAMILIES
-from reference.methods import REFERENCES as REFERENCES
 
 import optax_mtl
+from benchmarks.common.matrices import FAMILIES as FAMILIES
+from benchmarks.reference.methods import REFERENCES as REFERENCES
 from optax_mtl import _registry
 from optax_mtl._dtypes import solver_dtype
 

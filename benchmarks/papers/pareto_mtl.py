@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import toys
+from benchmarks.data import toys
 from benchmarks.papers import _report
 from optax_mtl import pareto, plot
 
@@ -103,9 +103,11 @@ def best_points(num_points: int) -> np.ndarray:
   lies, the farther right lies the last: bisection.
   """
 
-  def chain(first):
+  def chain(first: float) -> tuple[list[tuple[float, float]], float]:
     """[K, 2] and x_{K+1}; infinite if the chain leaves the front."""
-    u, above, points = first, 1.0, []
+    u, above = first, 1.0
+    points: list[tuple[float, float]] = []
+    following = np.inf
     for _ in range(num_points):
       x, y = -np.expm1(-((u - 1) ** 2)), -np.expm1(-((u + 1) ** 2))
       slope = (u + 1) * (1 - y) / ((u - 1) * (1 - x))
@@ -161,7 +163,7 @@ def _method(
   )
 
 
-def solver(case: Case, toy: toys.Toy) -> Callable:
+def solver(case: Case, toy: toys.Toy) -> Callable[..., jax.Array]:
   """How one point is found.
 
   Args:
@@ -176,7 +178,13 @@ def solver(case: Case, toy: toys.Toy) -> Callable:
   """
   directions = pareto.uniform_directions(case.num_points)
 
-  def solve(start, point, steps, feasibility_steps, scale):
+  def solve(
+    start: jax.Array,
+    point: jax.Array,
+    steps: jax.Array,
+    feasibility_steps: jax.Array,
+    scale: jax.Array,
+  ) -> jax.Array:
     tx = optax.chain(
       _method(case, directions, point, feasibility_steps), optax.sgd(1.0)
     )
@@ -185,7 +193,7 @@ def solver(case: Case, toy: toys.Toy) -> Callable:
       lambda params: scales * toy.losses(params)
     )
 
-    def step(_, carry):
+    def step(_: jax.Array, carry: Any) -> Any:
       params, state = carry
       losses, grads = losses_and_grads(params)
       updates, state = tx.update(
@@ -199,7 +207,9 @@ def solver(case: Case, toy: toys.Toy) -> Callable:
   return solve
 
 
-def _arguments(case: Case, num_seeds: int, toy: toys.Toy) -> tuple:
+def _arguments(
+  case: Case, num_seeds: int, toy: toys.Toy
+) -> tuple[jax.Array, ...]:
   """What the solver is called with for S seeds and K points at once."""
   count = case.num_points
   start_key, weight_key = jax.random.split(jax.random.key(0))
@@ -235,7 +245,8 @@ def run(cases: Sequence[Case], num_seeds: int = 20) -> list[dict[str, Any]]:
     one set of K points; `compile_seconds`, 0 where an earlier case has paid.
   """
   toy = toys.fonseca(_DIM)
-  compiled, results = {}, []
+  compiled: dict[tuple[str, int, bool], Any] = {}
+  results: list[dict[str, Any]] = []
   for case in cases:
     directions = pareto.uniform_directions(case.num_points)
     seeds = num_seeds if case.num_points <= 20 else -(-num_seeds // 4)
@@ -300,12 +311,12 @@ def _figures(results: list[dict[str, Any]]) -> dict[str, Any]:
   front = toys.fonseca(_DIM).front(400)
   names = ("loss 1", "loss 2")
 
-  def typical(result):
+  def typical(result: dict[str, Any]) -> np.ndarray:
     order = np.argsort(result["hypervolume"])
     return result["losses"][order[len(order) // 2]]
 
   ten = {result["label"]: typical(result) for result in results[:3]}
-  fifty = {}
+  fifty: dict[str, np.ndarray] = {}
   for result in results:
     if result["num_points"] == 50:
       unit = ", unit constraints" if result["normalize_constraints"] else ""

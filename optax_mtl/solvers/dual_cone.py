@@ -3,185 +3,29 @@
 UPGrad projects every task's gradient, GEM ("DualProj") one weighted mean.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
-from optax_mtl.solvers import _certificate, _dual_cone_pivots, _unit_gram
-from optax_mtl.solvers._dual_cone_pivots import Found, residual_of
-from optax_mtl.solvers._scaling import over
+from optax_mtl.solvers import _gradient_blocks, _nonneg_qp, _prepare
+from optax_mtl.solvers._certificate import Certificate
+from optax_mtl.solvers._prepare import dot
 
-# From so many tasks on, conjugate gradients are faster than pivots alone: their
-# step costs products [K, T] x [T, T], and not a pass over K tableaus.
+# From so many tasks on, conjugate gradients come first if there is more than
+# one row: there they are faster than a factor for each row, 3 times at T = 40
+# and 12 times at T = 128.
 _FEW = 12
-# Steps of conjugate gradients, in units of T, before pivots take over. They are
-# many only where gradients are linearly dependent, and so are pivots.
-_GRADIENTS = 5
-# Once all rows are solved, up to so many steps more, towards so much less: each
-# takes off a digit's part, and where the problem is well conditioned the answer
-# is then as exact as that of the active-set method.
-_EXTRA = 16
-_AIM = 1 / 64
-# What their preconditioner adds to the unit diagonal. Saves half of the steps
-# where gradients nearly cancel; the count is flat from 0.03 to 0.3.
-_SHIFT = 0.1
-
-
-class _Gradients(NamedTuple):
-  """A block of `K` solves by conjugate gradients; see `_advance`."""
-
-  count: jax.Array  # scalar int32
-  solved: jax.Array  # scalar int32, steps until all rows were solved
-  extra: jax.Array  # [K, T], z >= 0
-  slopes: jax.Array  # [K, T], M v
-  best: jax.Array  # [K, T], of all z so far the one of least residual
-  residual: jax.Array  # [K, 1], its residual
-  direction: jax.Array  # [K, T]
-  image: jax.Array  # [K, T], M times the direction
-  curvature: jax.Array  # [K, 1], product of the two
-  conjugate: jax.Array  # [K, 1] bool, the next direction is to be conjugate
-
-
-def _dots(left: jax.Array, right: jax.Array) -> jax.Array:
-  """Products row by row, `[K, 1]`."""
-  return jnp.sum(left * right, axis=1, keepdims=True)
-
-
-def _norm_bound(unit: jax.Array) -> jax.Array:
-  """An upper bound of the largest eigenvalue, at most `T^(1/16)` too large."""
-  scale = jnp.max(jnp.sum(jnp.abs(unit), axis=1))
-  power = unit / scale
-  for _ in range(3):
-    power = jnp.matmul(power, power, precision="highest")
-  return scale * jnp.sum(power * power) ** 0.0625
-
-
-def _preconditioner(unit: jax.Array) -> jax.Array:
-  """Inverse of the matrix plus `_SHIFT`, one for all rows and supports."""
-  eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
-  factor = lax.linalg.cholesky(unit + _SHIFT * eye, symmetrize_input=False)
-  for transpose in (False, True):
-    eye = lax.linalg.triangular_solve(
-      factor, eye, left_side=True, lower=True, transpose_a=transpose
-    )
-  return eye
-
-
-def _advance(
-  unit: jax.Array,
-  inverse: jax.Array,
-  start: jax.Array,
-  free: jax.Array,
-  length: jax.Array,
-  tol: float,
-  state: _Gradients,
-) -> _Gradients:
-  """One step of MPRGP, in every row at once.
-
-  Conjugate gradients on the entries with `z > 0`; if that would leave `z >= 0`,
-  up to the bound, and then one projected gradient step. Entries at the bound
-  are let go once their gradient is longer than that of the others.
-  """
-  z, slopes = state.extra, state.slopes
-  inner = jnp.where(z > 0, slopes, 0.0)
-  outer = jnp.where(free & (z <= 0), jnp.minimum(slopes, 0.0), 0.0)
-  excess = outer * outer - jnp.minimum(inner, z / length) * inner
-  inside = jnp.sum(excess, axis=1, keepdims=True) <= 0
-  ahead = jnp.matmul(inner, inverse, precision="highest")
-  ahead = jnp.where(z > 0, ahead, 0.0)
-  factor = over(_dots(ahead, state.image), state.curvature)
-  factor = jnp.where(state.conjugate, factor, 0.0)
-  direction = jnp.where(inside, ahead - factor * state.direction, outer)
-  image = jnp.matmul(direction, unit, precision="highest")
-  curvature = _dots(direction, image)
-  exact = over(_dots(slopes, direction), curvature)
-  down = direction > 0
-  reach = jnp.where(down, z / jnp.where(down, direction, 1.0), jnp.inf)
-  reach = jnp.min(reach, axis=1, keepdims=True)
-  part = jnp.minimum(exact, reach)
-  moved = jnp.maximum(z - part * direction, 0.0)
-  beyond = jnp.where(moved > 0, slopes - part * image, 0.0)
-  beyond = jnp.maximum(moved - length * beyond, 0.0)
-  moved = jnp.where(exact <= reach, moved, beyond)
-  slopes = jnp.matmul(start + moved, unit, precision="highest")
-  residual = residual_of(start, moved, slopes, free)
-  better = residual < state.residual
-  best = jnp.where(better, moved, state.best)
-  residual = jnp.where(better, residual, state.residual)
-  count = state.count + 1
-  return _Gradients(
-    count,
-    jnp.where(jnp.any(residual > tol), count, state.solved),
-    moved,
-    slopes,
-    best,
-    residual,
-    direction,
-    image,
-    curvature,
-    inside & (exact <= reach),
-  )
-
-
-def _solve(
-  unit: jax.Array, start: jax.Array, free: jax.Array, tol: float, max_iter: int
-) -> Found:
-  """Solves for `z` with unit diagonal."""
-  zeros, none = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
-  unsolved = jnp.full_like(start[:, :1], jnp.inf)
-
-  def by_pivots(found):
-    return _dual_cone_pivots.solve(unit, start, free, tol, max_iter, found)
-
-  if start.shape[1] < _FEW:
-    return by_pivots(Found(zeros, unsolved, none))
-  slopes = jnp.matmul(start, unit, precision="highest")
-  length = 1.9 / _norm_bound(unit)
-  inverse = _preconditioner(unit)
-  state = _Gradients(
-    none,
-    none,
-    zeros,
-    slopes,
-    zeros,
-    residual_of(start, zeros, slopes, free),
-    zeros,
-    zeros,
-    jnp.zeros_like(unsolved),
-    jnp.zeros_like(unsolved, bool),
-  )
-  limit = _GRADIENTS * start.shape[1]
-
-  def proceed(s):
-    # Until all are solved, and a little longer: `solved` stands still then.
-    unsolved = jnp.any(s.residual > _AIM * tol)
-    return unsolved & (s.count < jnp.minimum(s.solved + _EXTRA, limit))
-
-  state = lax.while_loop(
-    proceed,
-    lambda s: _advance(unit, inverse, start, free, length, tol, s),
-    state,
-  )
-  found = Found(state.best, state.residual, state.count)
-  # A loop of one trip, and not a condition: under `vmap` that would always run.
-  _, found = lax.while_loop(
-    lambda trip: trip[0],
-    lambda trip: (jnp.zeros((), bool), by_pivots(trip[1])),
-    (jnp.any(found.residual > tol), found),
-  )
-  return found
 
 
 def project_dual_cone(
-  gram: jax.Array,
-  vectors: jax.Array,
+  gram: ArrayLike,
+  vectors: ArrayLike,
   *,
-  active: jax.Array | None = None,
-  tol: float | None = None,
-  max_iter: int | None = None,
-) -> tuple[jax.Array, _certificate.Certificate]:
+  active: ArrayLike | None = None,
+  tol: ArrayLike | None = None,
+  max_iter: ArrayLike | None = None,
+) -> tuple[jax.Array, Certificate]:
   r"""Projects combinations of the task gradients on their dual cone.
 
   The dual cone of the rows of `G` is the set of directions that hurt no task,
@@ -257,23 +101,91 @@ def project_dual_cone(
     Constraints with the Rate of Convergence and Finite Termination,
     Computational Optimization and Applications 30, 2005.
   """
-  unit = _unit_gram.unit_gram(gram, active)
-  dtype = unit.gram.dtype
-  num_tasks = unit.gram.shape[0]
+  prepared = _prepare.prepare(gram, active)
+  dtype, num_tasks = prepared.cosines.dtype, len(prepared.lengths)
   vectors = jnp.asarray(vectors)
   if vectors.ndim != 2 or vectors.shape[1] != num_tasks:
     raise ValueError(
       f"vectors must have shape [K, {num_tasks}], one row of coefficients for "
-      f"each vector to project; got shape {vectors.shape}."
+      f"each vector to project, got {list(vectors.shape)}."
     )
-  tol = _unit_gram.tolerance(tol, 16.0)
-  max_iter = _unit_gram.iteration_limit(max_iter, 3 * num_tasks + 10)
-  lower = jnp.where(unit.active[None, :], vectors.astype(dtype), 0.0)
-  start = jnp.where(unit.present, unit.norms, 0.0)[None, :] * lower
+  tol = _prepare.tolerance(tol, 16.0)
+  limit = _prepare.iteration_limit(max_iter, 50 + 5 * num_tasks)
+  # Rows of one size, on the unit gradients.
+  lower = jnp.where(prepared.active[None, :], vectors.astype(dtype), 0.0)
+  lengths = prepared.lengths[None, :]
+  start = prepared.ones[None, :] * lengths * lower
   size = jnp.max(jnp.abs(start), axis=1, keepdims=True)
   size = jnp.where(size > 0, size, 1.0)
-  free = jnp.broadcast_to(unit.present[None, :], start.shape)
-  found = _solve(unit.gram, start / size, free, tol, max_iter)
-  answer = lower + found.extra * size / unit.norms[None, :]
-  residual = jnp.max(found.residual)
-  return unit.poison(answer), unit.certify(residual, found.count, tol)
+  extra, residual, count, limited = _solve(prepared, start / size, tol, limit)
+  return (
+    prepared.poison(lower + extra * size / lengths),
+    prepared.certify(residual, count, tol, out_of_iterations=limited),
+  )
+
+
+def _solve(
+  gram: _prepare.Prepared,
+  start: jax.Array,
+  tol: jax.Array,
+  max_iter: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Solves for what is added to `start` `[K, T]`, at unit diagonal.
+
+  Returns:
+    That `[K, T]`, the largest residual, the steps, and whether their limit
+    ended it.
+  """
+  free = jnp.broadcast_to(gram.present[None, :], start.shape)
+
+  def one_by_one(
+    extra: jax.Array, residual: jax.Array
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Rows that are not solved yet, each from scratch by the driver."""
+
+    def project(
+      start: jax.Array, free: jax.Array, residual: jax.Array
+    ) -> _nonneg_qp.Point:
+      problem = _nonneg_qp.Problem(
+        hessian=gram.cosines,
+        slope=lambda z: dot(gram.cosines, start + z),
+        size=lambda z: jnp.sum(jnp.abs(start + z)),
+        free=free & (residual > tol),
+        residual=lambda z, slope: _gradient_blocks.residual_of(
+          start, z, slope, free
+        ),
+      )
+      # First what the vector itself hurts.
+      return _nonneg_qp.solve(
+        problem, problem.slope(0 * start) < 0, tol, max_iter
+      )
+
+    at = jax.vmap(project)(start, free, residual)
+    better = (at.residual < residual) & (residual > tol)
+    return (
+      jnp.where(better[:, None], at.u, extra),
+      jnp.where(better, at.residual, residual),
+      jnp.max(at.count),
+      jnp.any(~at.done),
+    )
+
+  if start.shape[1] < _FEW or len(start) == 1:
+    unsolved = jnp.full_like(start[:, 0], jnp.inf)
+    extra, residual, count, limited = one_by_one(0 * start, unsolved)
+    return extra, jnp.max(residual), count, limited
+  block = _gradient_blocks.solve(gram.cosines, start, free, tol, max_iter)
+  # A loop of one trip, and not a condition: under `vmap` that would always run.
+  _, (extra, residual, count, limited) = lax.while_loop(
+    lambda trip: trip[0],
+    lambda trip: (jnp.zeros((), bool), one_by_one(*trip[1][:2])),
+    (
+      jnp.any(block.residual > tol),
+      (
+        block.best,
+        block.residual,
+        jnp.zeros((), jnp.int32),
+        jnp.zeros((), bool),
+      ),
+    ),
+  )
+  return extra, jnp.max(residual), block.count + count, limited

@@ -2,15 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _dtypes
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
 
 
 def project_simplex(
-  v: jax.Array,
+  v: ArrayLike,
   *,
-  active: jax.Array | None = None,
-  total: float | jax.Array = 1.0,
+  active: ArrayLike | None = None,
+  total: ArrayLike = 1.0,
 ) -> jax.Array:
   """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
 
@@ -51,7 +53,7 @@ def project_simplex(
   else:
     active = _checks.task_mask(active, v.shape[0], "active")
   v = _checks.task_vector(v, v.shape[0], "v")
-  total = jnp.asarray(total, _dtypes.solver_dtype())
+  total = jnp.asarray(total, solver_dtype())
   return _project(v, active, total)
 
 

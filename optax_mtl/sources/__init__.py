@@ -1,2 +1,21 @@
-from optax_mtl._sources import *
-from optax_mtl._task_gradients import TaskGradients
+"""Where task gradients come from, and how methods see them."""
+
+from optax_mtl.sources.masks import Heads
+from optax_mtl.sources.one_batch import value_and_task_grads
+from optax_mtl.sources.representation import value_and_representation_grads
+from optax_mtl.sources.task_batches import value_and_task_batch_grads
+from optax_mtl.sources.task_gradients import (
+  StackedTaskGradients,
+  TaskGradients,
+  as_task_gradients,
+)
+
+__all__ = [
+  "Heads",
+  "StackedTaskGradients",
+  "TaskGradients",
+  "as_task_gradients",
+  "value_and_representation_grads",
+  "value_and_task_batch_grads",
+  "value_and_task_grads",
+]

@@ -1,29 +1,378 @@
-import jax, copy
+"""Task gradients as a method sees them: a Gram matrix and a combination."""
+
+import abc
+import copy
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import jax
 import jax.numpy as jnp
-from optax_mtl import _checks
-from optax_mtl import _task_gradients as _old
-from optax_mtl._task_gradients import TaskGradients
-TaskGradients.names=None; TaskGradients.shared=None; TaskGradients.heads="sum"
-class StackedTaskGradients(_old.StackedTaskGradients):
-  def gram(self, shared=None):
-    m=self.shared
-    if shared is not None: m=_checks.resolve_mask(shared,self.params_like,"shared")
-    return super().gram(m)
-  def combine(self, weights, *, shared=None, head_weights=None, keep=None):
+
+from optax_mtl import _checks, linalg
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl.sources import masks
+from optax_mtl.sources.masks import Heads
+
+
+class TaskGradients(abc.ABC):
+  """The gradients of `num_tasks` losses with respect to the same params.
+
+  A method asks for the Gram matrix, turns it into weights, and asks for the
+  weighted combination; how the gradients are held, or whether they are held at
+  all, is the source's affair. An instance is passed to a method's `update` in
+  the place of the updates. It is no pytree: another transformation that came
+  first would have to map over gradients that may not exist, so it fails there.
+
+  Attributes:
+    num_tasks: The number of tasks `T`.
+    names: The tasks' names, where the losses came as a dict: its sorted keys,
+      in the order of the rows. None: they have none.
+    at_params: Whether the Gram matrix is taken over the params' leaves, so that
+      one can choose among them.
+    shared: Tree of bools with the structure of the params, the shared trunk, if
+      the source or `on_trunk` was told. None: all leaves are.
+    heads: "sum" or "weighted": what the leaves outside the trunk get when the
+      gradients are combined.
+  """
+
+  at_params: bool = True
+
+  def __init__(
+    self,
+    num_tasks: int,
+    *,
+    names: tuple[str, ...] | None = None,
+    shared: Any = None,
+    heads: Heads = "sum",
+  ):
+    """See the attributes."""
+    _checks.check_choice("heads", heads, ("sum", "weighted"))
+    self.num_tasks = num_tasks
+    self.names = names
+    self.shared = shared
+    self.heads: Heads = heads
+
+  @property
+  @abc.abstractmethod
+  def params_like(self) -> Any:
+    """A tree of `ShapeDtypeStruct` with the structure of the params."""
+
+  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
+    """Inner products of the task gradients.
+
+    Args:
+      shared: Which leaves count: a pytree prefix of bools, or a callable from
+        the params (or what has their shapes) to one. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      Array [T, T], float32 (float64 under x64).
+
+    Raises:
+      ValueError: `shared` selects no leaf or one outside the trunk, or the Gram
+        matrix is not taken over the params' leaves.
+    """
+    return self._gram(self._choose(shared, name))
+
+  def cross_gram(self, other: "TaskGradients") -> jax.Array:
+    """Inner products with the gradients of another batch, over the trunk.
+
+    Args:
+      other: Gradients of the same tasks with respect to the same params.
+
+    Returns:
+      Array [T, T], float32 (float64 under x64): entry [s, t] is that of task
+      `s` of these and task `t` of the other gradients.
+
+    Raises:
+      ValueError: The two differ in their tasks, params or trunk, or either is
+        not taken over the params' leaves.
+    """
+    for gradients in (self, other):
+      if not gradients.at_params:
+        raise ValueError(
+          "Gradients at a representation belong to one batch, so there is no "
+          "inner product between batches. Use another source for methods that "
+          "need a second batch."
+        )
+    if (self.num_tasks, self.names) != (other.num_tasks, other.names):
+      raise ValueError(
+        "Both batches must have the same tasks, got "
+        f"{self.names or self.num_tasks} and {other.names or other.num_tasks}."
+      )
+    if jax.tree.structure(self.params_like) != jax.tree.structure(
+      other.params_like
+    ):
+      raise ValueError(
+        "Both batches must have the same params, got "
+        f"{jax.tree.structure(self.params_like)} and "
+        f"{jax.tree.structure(other.params_like)}."
+      )
+    mask = self._choose(None, "shared")
+    if mask != other._choose(None, "shared"):
+      raise ValueError(
+        "Both batches must have the same shared trunk: give both sources the "
+        "same shared=."
+      )
+    return self._cross_gram(other, mask)
+
+  def combine(
+    self,
+    weights: jax.Array,
+    *,
+    shared: Any = None,
+    head_weights: jax.Array | None = None,
+    keep: jax.Array | None = None,
+  ) -> Any:
+    """The weighted sum of the task gradients.
+
+    Args:
+      weights: Array [T], the weights on the trunk.
+      shared: Which leaves take these weights, as for `gram`. None: the trunk.
+      head_weights: Array [T], the weights on the other leaves. None: as `heads`
+        says, 1 for each task that is kept, or `weights`.
+      keep: Array [T] of bool: a task that is not kept, whose weights are 0, is
+        left out even where its gradient overflowed; of stacked gradients, also
+        where it is NaN. None: keep all.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of the params.
+
+    Raises:
+      ValueError: `shared` selects no leaf, or one outside the trunk.
+    """
+    mask = self._choose(shared, "shared")
     if head_weights is None:
-      head_weights = weights if self.heads=="weighted" else (jnp.ones_like(weights) if keep is None else keep.astype(weights.dtype))
-    return super().combine(weights, shared=self.shared if shared is None else shared, head_weights=head_weights, keep=keep)
-  def cross_gram(self, other):
-    return sum(jnp.einsum('sp,tp->st',a.reshape(self.num_tasks,-1),b.reshape(self.num_tasks,-1)) for a,b in zip(jax.tree.leaves(self.tree),jax.tree.leaves(other.stacked())))
-  def with_heads(self, update, keep=None):
-    if self.shared is None: return update
-    ones=jnp.ones(self.num_tasks)
-    plain=self.combine(ones if keep is None else keep*ones,keep=keep)
-    return jax.tree.map(lambda s,a,b: a if s else b, self.shared, update, plain)
-  def on_trunk(self, shared, heads="sum"):
-    new=copy.copy(self); new.shared=_checks.resolve_mask(shared,self.params_like,"shared"); new.heads=heads; return new
-def as_task_gradients(updates, num_tasks, params=None):
-  if isinstance(updates, TaskGradients): return updates
-  if num_tasks is None: num_tasks=jax.tree.leaves(updates)[0].shape[0]
-  _checks.check_stacked(updates,num_tasks,params)
-  return StackedTaskGradients(updates,num_tasks)
+      head_weights = weights if self.heads == "weighted" else self._ones(keep)
+    return self._combine(weights, mask, head_weights, keep)
+
+  def with_heads(self, update: Any, keep: jax.Array | None = None) -> Any:
+    """An update of the trunk, with the heads' own gradients beside it.
+
+    For rules that have no weights: the leaves outside the trunk get the sum of
+    the gradients of the tasks that are kept.
+
+    Args:
+      update: Tree with the structure of the params; its leaves outside the
+        trunk are not looked at.
+      keep: Array [T] of bool. None: keep all.
+
+    Returns:
+      A tree with the structure of the params.
+    """
+    mask = self._choose(None, "shared")
+    if mask is None:
+      return update
+    ones = self._ones(keep)
+    zeros = jnp.zeros_like(ones)
+    return masks.merge(
+      mask, masks.pick(mask, update), self._combine(zeros, mask, ones, keep)
+    )
+
+  @abc.abstractmethod
+  def finite(self) -> jax.Array:
+    """Whether every entry of a task's gradient is finite, array [T] of bool."""
+
+  @abc.abstractmethod
+  def stacked(self) -> Any:
+    """The gradients themselves, a tree with leaves [T, *param.shape]."""
+
+  def on_trunk(self, shared: Any, heads: Heads = "sum") -> "TaskGradients":
+    """The same gradients, of which a method sees the trunk alone.
+
+    Args:
+      shared: Which leaves are the trunk, as for `gram`.
+      heads: "sum" or "weighted": what the other leaves get.
+
+    Returns:
+      Task gradients that know their trunk.
+
+    Raises:
+      ValueError: `shared` selects no leaf, a trunk is known already, or `heads`
+        is neither.
+    """
+    _checks.check_choice("heads", heads, ("sum", "weighted"))
+    if self.shared is not None:
+      raise ValueError(
+        "These task gradients know their shared trunk already: it was given as "
+        "shared= to the source, or by another on_trunk. Say it once."
+      )
+    view = copy.copy(self)
+    view.shared = masks.resolve(shared, self.params_like)
+    view.heads = heads
+    return view
+
+  def _choose(self, shared: Any, name: str) -> list[bool] | None:
+    """One bool a leaf, those that `shared` selects; None: all leaves."""
+    mask = self.shared
+    if shared is not None:
+      mask = masks.resolve(shared, self.params_like, name)
+      if self.shared is not None:
+        masks.check_within(mask, self.shared, name)
+    flags = jax.tree.leaves(mask) if mask is not None else []
+    return None if all(flags) else flags
+
+  def _ones(self, keep: jax.Array | None) -> jax.Array:
+    """The weights of a plain sum over the tasks that are kept."""
+    if keep is None:
+      return jnp.ones((self.num_tasks,), solver_dtype())
+    return keep.astype(solver_dtype())
+
+  # What a source fills in. `mask` has one bool a leaf; None: all leaves.
+
+  @abc.abstractmethod
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    """The Gram matrix over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
+    """The combination, `head_weights` on what the mask leaves out."""
+
+  @abc.abstractmethod
+  def _map_rows(self, fun: Any, mask: Sequence[bool] | None) -> Any:
+    """`fun` of each task's gradient, a list of leaves; results [T, ...]."""
+
+  @abc.abstractmethod
+  def _project(
+    self, gradient: list[jax.Array], mask: Sequence[bool] | None
+  ) -> jax.Array:
+    """Inner products [T] of each task's gradient with another."""
+
+  def _cross_gram(
+    self, other: "TaskGradients", mask: Sequence[bool] | None
+  ) -> jax.Array:
+    columns = other._map_rows(lambda row: self._project(row, mask), mask)
+    return columns.astype(solver_dtype()).T
+
+  def _refuse(self, *_: Any) -> NoReturn:
+    raise TypeError(
+      f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
+      "no array: put an optax_mtl method before every other transformation, or "
+      "use source='stacked' without shared= to have the gradients as a plain "
+      "tree."
+    )
+
+  # What another transformation may try on what it takes for an array.
+  __jax_array__ = _refuse
+  __add__ = __radd__ = __sub__ = __rsub__ = _refuse
+  __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
+
+
+class StackedTaskGradients(TaskGradients):
+  """A plain tree with leaves [T, *param.shape].
+
+  Attributes:
+    tree: The tree.
+  """
+
+  def __init__(
+    self,
+    tree: Any,
+    num_tasks: int,
+    *,
+    names: tuple[str, ...] | None = None,
+    shared: Any = None,
+    heads: Heads = "sum",
+  ):
+    """See the attributes."""
+    super().__init__(num_tasks, names=names, shared=shared, heads=heads)
+    self.tree = tree
+
+  @property
+  def params_like(self) -> Any:
+    """As in `TaskGradients`."""
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.tree
+    )
+
+  def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
+    return linalg.finite(self.tree, self.num_tasks)
+
+  def stacked(self) -> Any:
+    """As in `TaskGradients`."""
+    return self.tree
+
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    return linalg.gram(masks.pick(mask, self.tree), self.num_tasks)
+
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
+    leaves, structure = jax.tree.flatten(self.tree)
+    flags = [True] * len(leaves) if mask is None else mask
+    out = [
+      linalg.combine(leaf, weights if shared else head_weights, keep)
+      for leaf, shared in zip(leaves, flags, strict=True)
+    ]
+    return jax.tree.unflatten(structure, out)
+
+  def _map_rows(self, fun: Any, mask: Sequence[bool] | None) -> Any:
+    return jax.lax.map(fun, masks.pick(mask, self.tree))
+
+  def _project(
+    self, gradient: list[jax.Array], mask: Sequence[bool] | None
+  ) -> jax.Array:
+    rows = masks.pick(mask, self.tree)
+    return linalg.project(rows, gradient, self.num_tasks)
+
+  def _cross_gram(
+    self, other: TaskGradients, mask: Sequence[bool] | None
+  ) -> jax.Array:
+    if not isinstance(other, StackedTaskGradients):
+      return super()._cross_gram(other, mask)
+    return linalg.cross_gram(
+      masks.pick(mask, self.tree),
+      masks.pick(mask, other.tree),
+      self.num_tasks,
+    )
+
+
+def as_task_gradients(
+  updates: Any, num_tasks: int | None, params: Any = None
+) -> TaskGradients:
+  """Reads what came as `updates`: a source, or a tree of stacked gradients.
+
+  Args:
+    updates: A `TaskGradients`, or a tree with leaves [T, *param.shape].
+    num_tasks: The number of tasks T. None: what the source says, or the length
+      of the leaves' first axis.
+    params: The params, if known: the shapes are compared with theirs.
+
+  Returns:
+    Task gradients.
+
+  Raises:
+    TypeError: A leaf of the tree is not an array.
+    ValueError: The number of tasks or a shape is another, or the number cannot
+      be read off a tree without leaves.
+  """
+  if isinstance(updates, TaskGradients):
+    if num_tasks is not None and updates.num_tasks != num_tasks:
+      tasks = f" ({', '.join(updates.names)})" if updates.names else ""
+      raise ValueError(
+        f"The task gradients are of {updates.num_tasks} tasks{tasks}, but the "
+        f"method was built with num_tasks={num_tasks}."
+      )
+    return updates
+  if num_tasks is None:
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(updates)]
+    if not shapes:
+      raise ValueError(
+        "The task gradients are a tree without leaves, off which the number of "
+        "tasks cannot be read."
+      )
+    # A scalar leaf has no task axis: check_stacked names it and says so.
+    num_tasks = next((shape[0] for shape in shapes if shape), 1)
+  _checks.check_stacked(updates, num_tasks, params)
+  return StackedTaskGradients(updates, num_tasks)

@@ -1,7 +1,7 @@
 """How wrappers nest: each says how to build itself around something else."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import optax
 
@@ -59,7 +59,8 @@ def change_weights(
     TypeError: There is no method, or it has no weights.
   """
   if isinstance(tx, Wrapped):
-    return tx.rebuild(change_weights(tx.inner, change, wrapper))  # type: ignore[return-value]
+    inner = change_weights(tx.inner, change, wrapper)
+    return cast(_Transformation, tx.rebuild(inner))
   if not isinstance(tx, Method):
     raise TypeError(
       f"{wrapper} wraps a method of optax_mtl itself, got "
@@ -71,7 +72,7 @@ def change_weights(
       f"{wrapper} changes how weights come about, and {tx.name} has none: it "
       "makes its update from the gradients themselves."
     )
-  return tx.with_rule(change(tx.num_tasks, tx.rule))  # type: ignore[return-value]
+  return cast(_Transformation, tx.with_rule(change(tx.num_tasks, tx.rule)))
 
 
 def seen_through(tx: _Transformation, view: View) -> _Transformation:
@@ -86,7 +87,7 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
     A method for a method, else a transformation of the same state.
   """
   if isinstance(tx, Method):
-    return tx.with_view(view)  # type: ignore[return-value]
+    return cast(_Transformation, tx.with_view(view))
   inner = optax.with_extra_args_support(tx)
 
   def init(params: Any) -> Any:
@@ -105,8 +106,12 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
     gradients, active = view.look(gradients, active, extra_args)
     if active is not None:
       extra_args["active"] = active
-    return inner.update(gradients, state, params, **extra_args)
+    # optax hands updates on untouched, whatever they are.
+    return inner.update(cast(Any, gradients), state, params, **extra_args)
 
-  return wrapped(  # type: ignore[return-value]
-    init, update, tx, lambda other: seen_through(other, view)
+  return cast(
+    _Transformation,
+    wrapped(
+      init, update, tx, lambda other: cast(Wrapped, seen_through(other, view))
+    ),
   )

@@ -1,7 +1,7 @@
 """Task gradients averaged over several batches before each update."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -130,10 +130,10 @@ def accumulate(
         gradient_sum,
         gradients,
       )
-      averaged = as_task_gradients(averaged, num_tasks)
-      averaged.names = source.names
+      means = as_task_gradients(averaged, num_tasks)
+      means.names = source.names
       if source.shared is not None:
-        averaged = averaged.on_trunk(source.shared, source.heads)
+        means = means.on_trunk(source.shared, source.heads)
       extra = dict(extra_args)
       losses = extra.get("losses")
       if isinstance(losses, Mapping):
@@ -142,7 +142,9 @@ def accumulate(
         extra["losses"] = mean(loss_sum)
       if active is not None:
         extra["active"] = count > 0
-      new, inner_state = inner_tx.update(averaged, inner_state, params, **extra)
+      new, inner_state = inner_tx.update(
+        cast(Any, means), inner_state, params, **extra
+      )
       return new, AccumulateState(
         mini_step=jnp.zeros_like(mini_step),
         gradient_sum=jax.tree.map(jnp.zeros_like, gradient_sum),

@@ -20,7 +20,7 @@ def on_trunk(
   *,
   heads: Literal["sum", "weighted"] = "sum",
 ) -> _Transformation:
-  """Lets a method weigh the shared trunk alone; each head gets its own gradient.
+  """Lets a method weigh the shared trunk alone; heads get their own gradients.
 
   For gradients that come from elsewhere. Which leaves are the trunk is a fact
   of the model, and best said where the model is differentiated:

@@ -30,7 +30,9 @@ class RefreshEveryMemory(NamedTuple):
   inner: Any
 
 
-def refresh_every(inner: _Transformation, every_k: ArrayLike) -> _Transformation:
+def refresh_every(
+  inner: _Transformation, every_k: ArrayLike
+) -> _Transformation:
   """Computes a method's weights every k-th update, and keeps them in between.
 
   The first update computes them. In between, with the implicit source, the step

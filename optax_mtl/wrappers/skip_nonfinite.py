@@ -32,9 +32,10 @@ def skip_nonfinite(
 
   What `optax.apply_if_finite` is for one gradient. A step is skipped if the
   update holds a NaN or inf, or the new state of `inner` does where the old one
-  did not: the update is zero then, and the state stays. After `max_consecutive` skipped steps in a row the
-  next one goes through as it is, so that a run that broke for good shows it. To
-  go on with the tasks that are finite instead, see `optax_mtl.drop_nonfinite`.
+  did not: the update is zero then, and the state stays. After `max_consecutive`
+  skipped steps in a row the next one goes through as it is, so that a run that
+  broke for good shows it. To go on with the tasks that are finite instead, see
+  `optax_mtl.drop_nonfinite`.
 
   Args:
     inner: A method, or a chain that begins with one.

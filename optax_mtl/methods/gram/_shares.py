@@ -1,4 +1,4 @@
-"""What each task counts in a mean: the argument `preference` of some methods."""
+"""What each task counts in a mean: the argument `preference`."""
 
 import jax
 import jax.numpy as jnp

@@ -10,7 +10,8 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
-from optax_mtl.solvers import Certificate, cagrad_weights, combined_norm
+from optax_mtl.solvers import Certificate, cagrad_weights
+from optax_mtl.solvers.combined import combined_norm
 
 
 @method(
@@ -36,8 +37,10 @@ def cagrad(
   from `c = 1` on it never hurts a task. Where rounding no longer tells `g_w`
   from zero, the formula has no answer: `d` is the mean gradient then for
   `c < 1`, and zero from `c = 1` on, where that is Pareto stationarity. The
-  weights' sum is free. The authors' code then multiplies the trunk's gradient
-  by T, the number of tasks, which is left to the learning rate here. A task with a zero gradient counts in the mean only.
+  weights' sum is free. A task with a zero gradient counts in the mean only.
+
+  The authors' code then multiplies the trunk's gradient by T, the number of
+  tasks, which is left to the learning rate here.
 
   Args:
     num_tasks: The number of tasks `T`.

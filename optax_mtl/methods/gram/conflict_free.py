@@ -10,12 +10,8 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
-from optax_mtl.solvers import (
-  Certificate,
-  combined_products,
-  conflict_free_direction,
-)
-
+from optax_mtl.solvers import Certificate, conflict_free_direction
+from optax_mtl.solvers.combined import combined_products
 
 Length = Literal[
   "projection", "min", "max", "harmonic", "arithmetic", "geometric"
@@ -50,7 +46,7 @@ _COMMON_LENGTHS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 def conflict_free(
   num_tasks: int, length: Length = "projection"
 ) -> WeightRule[Certificate]:
-  """Conflict-free inverse gradients (ConFIG): the same cosine to every task's gradient.
+  """ConFIG, conflict-free inverse gradients: the same cosine to each gradient.
 
   The direction is `U⁺ 1`, with `U` the unit gradients, computed as T
   coefficients on the gradients and not from a pseudo-inverse of the Jacobian.

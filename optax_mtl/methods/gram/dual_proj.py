@@ -30,8 +30,8 @@ def dual_proj(
   `d` is the direction closest to `Σ p_i g_i` that hurts no task: what gradient
   episodic memory (GEM) does with the gradients of earlier tasks, here with its
   margin (`memory_strength`) at 0 and without the ridge that its code adds to
-  the Gram matrix. Without conflict it is the mean. The projection is exact. The weights sum to `Σ p_i`
-  without conflict, and to more otherwise.
+  the Gram matrix. Without conflict it is the mean. The projection is exact. The
+  weights sum to `Σ p_i` without conflict, and to more otherwise.
 
   Args:
     num_tasks: The number of tasks `T`.

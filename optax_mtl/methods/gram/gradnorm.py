@@ -13,7 +13,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
-from optax_mtl.wrappers.per_task import per_task
+from optax_mtl.methods._task_optimizer import task_optimizer
 
 
 class GradNormMemory(NamedTuple):
@@ -91,8 +91,9 @@ def gradnorm(
       last shared layer. None: all shared leaves.
     optimizer: Optimizer of the weights, run for each task by itself. Default:
       `optax.adam(0.025)`, as in the paper.
-    initial_losses: `L_i(0)` [T], or a dict by the tasks' names, for instance `log C` for C classes, as the
-      paper's footnote advises. None: the first finite loss of each task.
+    initial_losses: `L_i(0)` [T], or a dict by the tasks' names, for instance
+      `log C` for C classes, as the paper's footnote advises. None: the first
+      finite loss of each task.
     min_weight: Floor of the weights, above 0. Default 1e-4 (our choice).
 
   Returns:
@@ -122,9 +123,7 @@ def gradnorm(
   """
   _checks.check_range("alpha", alpha, 0)
   _checks.check_range("min_weight", min_weight, 0, 1, open_low=True)
-  inner = per_task(
-    optax.adam(0.025) if optimizer is None else optimizer, num_tasks
-  )
+  inner = task_optimizer(optimizer, num_tasks)
   given = None
   if initial_losses is not None:
     given = _checks.per_task(initial_losses, num_tasks, "initial_losses")
@@ -139,7 +138,7 @@ def gradnorm(
       initial_losses=first if given is None else given.values.astype(dtype),
       initial_losses_set=jnp.full((num_tasks,), given is not None, jnp.bool_),
       norm_scale=jnp.zeros((), dtype),
-      task_weight_optimizer=inner.init(jnp.ones((), dtype)),
+      task_weight_optimizer=inner.init(),
     )
 
   def observe(step: Step, memory: GradNormMemory) -> GradNormMemory:
@@ -165,9 +164,7 @@ def gradnorm(
     gradient = jnp.sign(old * norms - target) * norms
     gradient = gradient / jnp.where(scale == 0, jnp.ones_like(scale), scale)
 
-    change, optimizer_state = inner.update(
-      gradient, memory.task_weight_optimizer
-    )
+    change, optimizer_state = inner.step(gradient, memory.task_weight_optimizer)
     new = jnp.maximum(old + change, jnp.asarray(min_weight, old.dtype))
     # The active weights share what the absent ones leave of the total T, so
     # that a task which was never active keeps its 1 out of the sum.

@@ -47,6 +47,4 @@ def imtl_g(num_tasks: int) -> WeightRule[Certificate]:
     <https://openreview.net/forum?id=IMPnRXEWpvr>`_, ICLR 2021.
   """
   del num_tasks
-  return solved(
-    lambda step: equal_projections(step.gram(), active=step.active)
-  )
+  return solved(lambda step: equal_projections(step.gram(), active=step.active))

@@ -13,7 +13,6 @@ from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
 from optax_mtl.solvers import Certificate, min_norm
 
-
 Solver = Literal["wolfe", "pairwise", "away", "vanilla"]
 
 _NORMALIZATIONS = (None, "l2", "loss", "loss+")
@@ -26,13 +25,11 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
     "losses must not be negative: got {losses}. Shift them, or use "
     "normalize='l2'."
   )
-  if not isinstance(losses, jax.core.Tracer):
+  if not _jax_internals.is_traced(losses):
     if (np.asarray(losses) < 0).any():
       raise ValueError(message.format(losses=np.asarray(losses)))
     return losses
-  _jax_internals.debug_check(
-    jnp.all(losses >= 0), message, losses=losses
-  )
+  _jax_internals.debug_check(jnp.all(losses >= 0), message, losses=losses)
   return jnp.where(losses < 0, jnp.nan, losses)
 
 

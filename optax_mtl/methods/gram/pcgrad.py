@@ -131,9 +131,7 @@ def pcgrad(
     key = jax.random.key(seed, impl="threefry2x32")
     return PcgradMemory(order_key=jax.random.key_data(key))
 
-  def weigh(
-    step: Step, memory: PcgradMemory
-  ) -> tuple[jax.Array, PcgradMemory]:
+  def weigh(step: Step, memory: PcgradMemory) -> tuple[jax.Array, PcgradMemory]:
     orders, order_key = draw_orders(memory.order_key, num_tasks)
     weights = jnp.sum(_surgery(step.gram(), orders), axis=0)
     if reduction == "mean":

@@ -9,8 +9,8 @@ from optax_mtl.methods.losses.fixed_weighting import (
   fixed_weighting as fixed_weighting,
 )
 from optax_mtl.methods.losses.uncertainty_weighting import (
-  uncertainty_weighting as uncertainty_weighting,
+  uncertainty_loss as uncertainty_loss,
 )
 from optax_mtl.methods.losses.uncertainty_weighting import (
-  uncertainty_loss as uncertainty_loss,
+  uncertainty_weighting as uncertainty_weighting,
 )

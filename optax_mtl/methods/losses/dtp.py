@@ -13,7 +13,6 @@ from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
 
-
 #: KPIs are kept this far from 0 and 1, where the logarithm and the power end.
 _MARGIN = 1e-6
 

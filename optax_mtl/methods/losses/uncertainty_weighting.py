@@ -13,8 +13,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
-from optax_mtl.wrappers.per_task import per_task
-
+from optax_mtl.methods._task_optimizer import task_optimizer
 
 Kind = Literal["regression", "classification"]
 Kinds = Kind | Sequence[Kind] | Mapping[str, Kind]
@@ -196,9 +195,7 @@ def uncertainty_weighting(
   low, high = bounds
   if all(map(_checks.is_python_number, bounds)) and low >= high:
     raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
-  inner = per_task(
-    optax.adam(0.025) if optimizer is None else optimizer, num_tasks
-  )
+  inner = task_optimizer(optimizer, num_tasks)
   first = initial_log_vars
   if not isinstance(first, (Sequence, Mapping)) and jnp.ndim(first) == 0:
     first = jnp.full((num_tasks,), first, solver_dtype())
@@ -208,7 +205,7 @@ def uncertainty_weighting(
     dtype = solver_dtype()
     return UncertaintyWeightingMemory(
       log_vars=given.values.astype(dtype),
-      log_var_optimizer=inner.init(jnp.zeros((), dtype)),
+      log_var_optimizer=inner.init(),
     )
 
   def weigh(
@@ -221,7 +218,7 @@ def uncertainty_weighting(
     if variant == "liebel":
       prior = jax.nn.sigmoid(s)
     gradient = prior - weights * step.losses
-    change, optimizer_state = inner.update(gradient, memory.log_var_optimizer)
+    change, optimizer_state = inner.step(gradient, memory.log_var_optimizer)
     moved = jnp.clip(s + change, low, high).astype(s.dtype)
     learns = step.active & ~(step.losses < 0)
     return weights, UncertaintyWeightingMemory(

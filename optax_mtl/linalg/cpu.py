@@ -1,0 +1,209 @@
+"""The Gram matrix on one CPU device, near the memory's limit.
+
+XLA's product of a `[T, P]` array with its own transpose repacks one operand,
+all of it, on one thread: for T=2 and P=1e7 some 75 ms where reading the data
+takes 2. Everything is well once the operands sit in the cache, so:
+
+* one loop runs over column blocks of all large leaves, each a few hundred
+  kilobytes. One loop for all, a `switch` picking the leaf a block comes from,
+  because a loop per leaf would cost 50 ms of compile time per leaf; only a few
+  very large leaves have their own;
+* up to `_PAIRS` tasks the block's rows are multiplied pair by pair into
+  accumulators of a few thousand lanes, which vectorizes and is added up once
+  at the end; above, the block's Gram matrix is a small dense product;
+* leaves that fit in the cache are multiplied directly, and tiny ones are first
+  concatenated, a bounded number of columns at a time.
+
+The accumulators also make the result more accurate than one long sum.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl._jax_internals import vary, varying_axes
+
+# Up to this many tasks the loop multiplies pairs of rows; a dense product's
+# packing costs more than the arithmetic there.
+_PAIRS = 4
+
+# Blocks of pairs are added up over this many slices before they touch the
+# accumulators, which saves loads and stores.
+_SLICES = 4
+
+# Leaves of this many blocks get a loop of their own, unless they are more than
+# `_MAX_LOOPS`.
+_OWN_LOOP = 16
+_MAX_LOOPS = 4
+
+# Leaves of at most this many entries stay in the cache while a plain product
+# repacks them.
+_DIRECT = 1 << 19
+
+# Leaves of at most this many columns are concatenated, into groups of at most
+# `_GROUP` columns, which bounds the memory.
+_CONCATENATED = 4096
+_GROUP = 1 << 16
+
+
+def block_columns(num_tasks: int, total: int) -> int:
+  """Columns per block, a power of two, for so many columns in all."""
+  if num_tasks <= 2:
+    # Small blocks while everything stays in the cache, long reads beyond.
+    return 1 << 12 if total <= 1 << 21 else 1 << 15
+  return 1 << 13 if _PAIRS < num_tasks <= 16 else 1 << 14
+
+
+def direct_columns(num_tasks: int) -> int:
+  """Leaves of at most so many columns are multiplied without a loop."""
+  return 1 << 12 if num_tasks <= 2 else _DIRECT // num_tasks
+
+
+def real_parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
+  """The leaf, or its real and its imaginary part."""
+  if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+    return (jnp.real(leaf), jnp.imag(leaf))
+  return (leaf,)
+
+
+def _product(block: jax.Array) -> jax.Array:
+  """Gram matrix of one `[T, columns]` block."""
+  return jax.lax.dot_general(
+    block,
+    block,
+    (((1,), (1,)), ((), ())),
+    precision="highest",
+    preferred_element_type=solver_dtype(),
+  )
+
+
+def _groups(tiny: list[jax.Array]) -> list[list[jax.Array]]:
+  """Splits `[T, columns]` arrays into groups of at most `_GROUP` columns."""
+  groups, columns = [], _GROUP
+  for rows in tiny:
+    if columns + rows.shape[1] > _GROUP:
+      groups.append([])
+      columns = 0
+    groups[-1].append(rows)
+    columns += rows.shape[1]
+  return groups
+
+
+def _read(source, row, column, shape) -> jax.Array:
+  """A `shape` piece of a source from `row` and `column` on."""
+  rows, part = source
+  start = (jnp.int32(row), jnp.asarray(column, jnp.int32))
+  piece = jax.lax.dynamic_slice(
+    rows, start, shape, allow_negative_indices=False
+  )
+  return part(piece).astype(solver_dtype())
+
+
+def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
+  """Gram matrix of the sources' whole blocks, `(rows [T, P], part)` each."""
+  counts = [rows.shape[1] // columns for rows, _ in sources]
+  # Block b of the loop is block `number[b]` of the leaf `leaf[b]`.
+  leaf = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+  number = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
+  by_pairs = num_tasks <= _PAIRS
+  pairs = [(i, j) for i in range(num_tasks) for j in range(i + 1)]
+  lanes = columns // _SLICES
+  dtype = solver_dtype()
+
+  def block(leaf, number):
+    readers = [
+      lambda n, source=source: _read(
+        source, 0, n * columns, (num_tasks, columns)
+      )
+      for source in sources
+    ]
+    if len(readers) == 1:
+      return readers[0](number)
+    return jax.lax.switch(leaf, readers, number)
+
+  def multiply(total, which):
+    return total + _product(block(*which)), None
+
+  def multiply_pairs(total, which):
+    leaf, number = which
+    if len(sources) == 1:
+      # Rows read one by one fuse into the products; rows cut out of a block
+      # that is itself read in place are a factor of 4 slower.
+      def lane(i, k):
+        column = number * columns + k * lanes
+        return _read(sources[0], i, column, (1, lanes))
+    else:
+      rows = block(leaf, number)
+
+      def lane(i, k):
+        return rows[i : i + 1, k * lanes : (k + 1) * lanes]
+
+    sums = []
+    for old, (i, j) in zip(total, pairs, strict=True):
+      terms = [lane(i, k) * lane(j, k) for k in range(_SLICES)]
+      sums.append(old + functools.reduce(jnp.add, terms))
+    return tuple(sums), None
+
+  if by_pairs:
+    step = multiply_pairs
+    init = tuple(jnp.zeros((1, lanes), dtype) for _ in pairs)
+  else:
+    step = multiply
+    init = jnp.zeros((num_tasks, num_tasks), dtype)
+  init = jax.tree.map(lambda x: vary(x, axes), init)
+  total, _ = jax.lax.scan(step, init, (jnp.asarray(leaf), jnp.asarray(number)))
+  if not by_pairs:
+    return total
+  result = vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+  for (i, j), entry in zip(pairs, total, strict=True):
+    result = result.at[i, j].set(jnp.sum(entry))
+  return result
+
+
+def gram(*leaves, num_tasks: int) -> jax.Array:
+  """Lower triangle (at least) of the Gram matrix, leaves whole on one device.
+
+  Args:
+    *leaves: Arrays `[T, *shape]`, floating or complex.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T, T]` of `solver_dtype()`; entries above the diagonal are not to be
+    used.
+  """
+  sizes = [leaf.size // num_tasks for leaf in leaves]
+  columns = block_columns(num_tasks, sum(sizes))
+  direct = direct_columns(num_tasks)
+  axes = frozenset().union(*(varying_axes(leaf) for leaf in leaves))
+  total = vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
+  large, tiny = [], []
+  for leaf, size in zip(leaves, sizes, strict=True):
+    # Free: on one device the leaf is contiguous.
+    rows = vary(leaf.reshape(num_tasks, size), axes)
+    whole = size // columns * columns if size > direct else 0
+    if whole:
+      if jnp.issubdtype(rows.dtype, jnp.complexfloating):
+        large += [(rows, jnp.real), (rows, jnp.imag)]
+      else:
+        large.append((rows, lambda x: x))
+    if whole == size:
+      continue
+    for rest in real_parts(rows[:, whole:]):
+      if rest.shape[1] <= _CONCATENATED:
+        tiny.append(rest.astype(solver_dtype()))
+      else:
+        total = total + _product(rest)
+  for group in _groups(tiny):
+    total = total + _product(jnp.concatenate(group, axis=1))
+  # A few very large leaves are worth a loop and its compile time each: it
+  # reads them in place, where a switch between leaves copies the block.
+  own = [x for x in large if x[0].shape[1] >= _OWN_LOOP * columns]
+  if num_tasks > _PAIRS or len(own) > _MAX_LOOPS:
+    own = []
+  rest = [x for x in large if not any(x is y for y in own)]
+  for sources in [[x] for x in own] + ([rest] if rest else []):
+    total = total + _loop(sources, num_tasks, columns, axes)
+  return total

@@ -1,0 +1,121 @@
+"""The source that stores no gradients: `M[:, t] = J (Jᵀ e_t)`."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import linalg
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl.sources import masks, units
+from optax_mtl.sources.convolutions import canonicalize
+from optax_mtl.sources.pullbacks import (
+  PullbackTaskGradients,
+  is_half,
+  unit_cotangents,
+)
+
+
+def _conjugate(leaf: jax.Array) -> jax.Array:
+  return jnp.conj(leaf) if jnp.iscomplexobj(leaf) else leaf
+
+
+class ImplicitTaskGradients(PullbackTaskGradients):
+  """Task gradients of which nothing is stored, a Gram matrix by columns.
+
+  Column t is `J (Jᵀ e_t)`, with `J` by transposing the pullback: that shares
+  the forward pass and works where a rule for reverse mode is all there is. The
+  last column needs no `J`: all of it but the diagonal entry stands in the other
+  columns, and that entry is the squared length of `Jᵀ e_t`.
+
+  Where the pullback cannot be transposed, or would return the products in half
+  precision, they are taken between chunks of gradients instead, two chunks at a
+  time: up to T(T + 1)/2 backward passes, and no more memory.
+  """
+
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    push = self._pushforward(mask)
+    if push is None:
+      return self._gram_of_pairs(mask)
+
+    def gradient(unit: jax.Array) -> list[jax.Array]:
+      return masks.pick(mask, self.pullback(unit))
+
+    cotangents = unit_cotangents(self.losses_like)
+    last = [leaf[None] for leaf in gradient(cotangents[-1])]
+    square = linalg.gram(last, 1)
+    if self.num_tasks == 1:
+      return square
+    columns = units.map_rows(
+      lambda unit: push(gradient(unit)), cotangents[:-1], self.chunk_size
+    ).astype(solver_dtype())
+    # Column t and row t are the same number up to rounding; a solver may rely
+    # on their being equal.
+    first, rest = columns[:, :-1], columns[:, -1:]
+    return jnp.block([[(first + first.T) / 2, rest], [rest.T, square]])
+
+  def _project(
+    self, gradient: list[jax.Array], mask: Sequence[bool] | None
+  ) -> jax.Array:
+    push = self._pushforward(mask)
+    if push is None:
+      return super()._project(gradient, mask)
+    return push(gradient).astype(solver_dtype())
+
+  def _pushforward(
+    self, mask: Sequence[bool] | None
+  ) -> Callable[[list[jax.Array]], jax.Array] | None:
+    """`J` as a function of a gradient over the mask's leaves, if it exists."""
+    if is_half(self.losses_like.dtype):
+      return None
+
+    def push(gradient: list[jax.Array]) -> jax.Array:
+      # A gradient is the conjugate of the direction of steepest ascent.
+      tangent = masks.put(
+        mask, [_conjugate(leaf) for leaf in gradient], self.params_like
+      )
+      transposed = jax.linear_transpose(self.pullback, self.losses_like)
+      return transposed(tangent)[0]
+
+    example = masks.pick(mask, self.params_like)
+    try:
+      return canonicalize(push, example)
+    except Exception:
+      # A backward pass that is not linear, or whose rule JAX cannot transpose
+      # (`while_loop`, callbacks), raises what it likes while being traced. The
+      # pullback itself has been traced before, so the error is not the user's.
+      return None
+
+  def _gram_of_pairs(self, mask: Sequence[bool] | None) -> jax.Array:
+    """The Gram matrix from chunks of gradients, two at a time."""
+    size = self.num_tasks if self.chunk_size is None else self.chunk_size
+    size = min(size, self.num_tasks)
+    count = -(-self.num_tasks // size)
+    cotangents = unit_cotangents(self.losses_like)
+    padding = ((0, count * size - self.num_tasks), (0, 0))
+    chunks = jnp.pad(cotangents, padding).reshape(count, size, -1)
+
+    def rows(chunk: jax.Array) -> list[jax.Array]:
+      return units.at_once(
+        lambda unit: masks.pick(mask, self.pullback(unit)), chunk
+      )
+
+    if count == 1:
+      return linalg.gram(rows(chunks[0]), size)
+
+    def blocks_of_row(i: jax.Array) -> jax.Array:
+      """Blocks [i, j] for j <= i, zeros after."""
+      left = rows(chunks[i])
+
+      def block(j: jax.Array, row: jax.Array) -> jax.Array:
+        new = linalg.cross_gram(left, rows(chunks[j]), size)
+        return row.at[j].set(new)
+
+      row = jnp.zeros((count, size, size), solver_dtype())
+      row = row.at[i].set(linalg.gram(left, size))
+      return jax.lax.fori_loop(0, i, block, row)
+
+    blocks = jax.lax.map(blocks_of_row, jnp.arange(count))
+    whole = blocks.transpose(0, 2, 1, 3).reshape(count * size, count * size)
+    whole = whole[: self.num_tasks, : self.num_tasks]
+    return jnp.tril(whole) + jnp.tril(whole, -1).T

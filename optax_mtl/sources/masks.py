@@ -1,0 +1,91 @@
+"""Which leaves of the params are the shared trunk."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import _checks
+
+#: What the leaves outside the trunk get: the sum of the tasks' gradients, or
+#: the weighted sum that the trunk gets.
+Heads = Literal["sum", "weighted"]
+
+
+def resolve(shared: Any, like: Any, name: str = "shared") -> Any:
+  """A pytree prefix of bools, or a callable on params, as a tree of bools.
+
+  Args:
+    shared: The prefix or the callable.
+    like: A tree with the structure of the params, for a callable to look at.
+    name: What to call `shared` in an error.
+
+  Returns:
+    A tree of Python bools with the structure of the params.
+
+  Raises:
+    TypeError: A leaf of the mask is not a bool.
+    ValueError: The mask is no prefix of the params, or selects no leaf.
+  """
+  mask = _checks.resolve_mask(shared, like, name)
+  if not any(jax.tree.leaves(mask)):
+    paths = [
+      jax.tree_util.keystr(path)
+      for path, _ in jax.tree_util.tree_leaves_with_path(like)
+    ]
+    raise ValueError(
+      f"{name}= selects no leaf of the params, so there would be nothing to "
+      f"weigh. The params' leaves are {', '.join(paths) or 'none at all'}."
+    )
+  return mask
+
+
+def check_within(mask: Any, trunk: Any, name: str) -> None:
+  """Raises if a mask selects a leaf that is not of the trunk.
+
+  Args:
+    mask: A tree of bools.
+    trunk: A tree of bools of the same structure.
+    name: What to call the mask in an error.
+
+  Raises:
+    ValueError: It does.
+  """
+  chosen = jax.tree_util.tree_leaves_with_path(mask)
+  for (path, wanted), within in zip(
+    chosen, jax.tree.leaves(trunk), strict=True
+  ):
+    if wanted and not within:
+      raise ValueError(
+        f"{name}= selects {_checks.leaf_name(path)}, which is not in the "
+        "shared trunk that the task gradients were told with shared=: choose "
+        "among the trunk's leaves."
+      )
+
+
+def pick(mask: Sequence[bool] | None, tree: Any) -> list[Any]:
+  """The leaves that the mask, one bool a leaf, selects; None: all."""
+  leaves = jax.tree.leaves(tree)
+  if mask is None:
+    return leaves
+  return [leaf for leaf, keep in zip(leaves, mask, strict=True) if keep]
+
+
+def merge(mask: Sequence[bool], trunk: Sequence[Any], tree: Any) -> Any:
+  """The tree, with the leaves that the mask selects taken from `trunk`."""
+  leaves, structure = jax.tree.flatten(tree)
+  new = iter(trunk)
+  out = [
+    next(new) if keep else leaf for leaf, keep in zip(leaves, mask, strict=True)
+  ]
+  return jax.tree.unflatten(structure, out)
+
+
+def put(mask: Sequence[bool] | None, picked: Sequence[Any], like: Any) -> Any:
+  """A tree like `like`, `picked` where the mask is True and 0 elsewhere."""
+  leaves, structure = jax.tree.flatten(like)
+  if mask is None:
+    return jax.tree.unflatten(structure, picked)
+  zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+  return merge(mask, picked, jax.tree.unflatten(structure, zeros))

@@ -1,0 +1,180 @@
+"""Task gradients that are computed when asked for, by pulling back."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import linalg
+from optax_mtl.sources import masks, units
+from optax_mtl.sources.masks import Heads
+from optax_mtl.sources.task_gradients import TaskGradients
+
+# Pieces into which weights are cut for losses in half precision: three of
+# bfloat16's 8 bits make float32's 24.
+_PIECES = 3
+
+
+def like(tree: Any) -> Any:
+  """The tree's shapes and dtypes."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
+  )
+
+
+def unit_cotangents(losses_like: jax.ShapeDtypeStruct) -> jax.Array:
+  """The tasks' unit cotangents, one per row: [T, T] in the losses' dtype."""
+  return jnp.eye(losses_like.shape[0], dtype=losses_like.dtype)
+
+
+def is_half(dtype: Any) -> bool:
+  """Whether a dtype holds fewer bits than float32."""
+  return jnp.finfo(dtype).bits < 32
+
+
+def _power_of_two(value: jax.Array) -> jax.Array:
+  """The power of two next to a positive scalar; 1 for 0, NaN and inf."""
+  exponent_bits = 11 if value.dtype == jnp.float64 else 8
+  power = jax.lax.reduce_precision(value, exponent_bits, mantissa_bits=0)
+  return jnp.where((power > 0) & jnp.isfinite(power), power, 1)
+
+
+def pull_back(
+  pullback: Callable[[jax.Array], Any], weights: jax.Array, dtype: Any
+) -> Any:
+  """The weighted sum of task gradients, by a linear function of cotangents.
+
+  The cotangents have the losses' dtype. Where that is narrower than the
+  weights', the weights are divided by a power of two next to the largest before
+  they are cast, and the result is multiplied by it, so that none overflows. In
+  half precision, where a weight would lose more than half of its digits, what
+  the cast left over is pulled back as well, unless nothing was left.
+
+  Args:
+    pullback: Function from cotangents [T] to a tree.
+    weights: Array [T].
+    dtype: The cotangents' dtype.
+
+  Returns:
+    The tree, in the dtypes in which the pullback returns it.
+  """
+  wide = weights.dtype
+  if jnp.finfo(wide).bits <= jnp.finfo(dtype).bits:
+    return pullback(weights.astype(dtype))
+
+  def piece(rest: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The largest digits of `rest`, their scale, and what is left."""
+    scale = _power_of_two(jnp.max(jnp.abs(rest)))
+    digits = (rest / scale).astype(dtype)
+    return digits, scale, rest - digits.astype(wide) * scale
+
+  def scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+    # Half-precision gradients add up in float32.
+    acc = leaf.astype(wide) if is_half(leaf.dtype) else leaf
+    return acc * scale.astype(acc.real.dtype)
+
+  digits, scale, rest = piece(weights)
+  first = pullback(digits)
+  total = jax.tree.map(lambda leaf: scaled(leaf, scale), first)
+
+  def add(
+    carry: tuple[Any, jax.Array], _: None
+  ) -> tuple[tuple[Any, jax.Array], None]:
+    total, rest = carry
+    digits, scale, left = piece(rest)
+
+    def more(total: Any) -> Any:
+      return jax.tree.map(
+        lambda old, leaf: old + scaled(leaf, scale), total, pullback(digits)
+      )
+
+    total = jax.lax.cond(jnp.any(digits != 0), more, lambda t: t, total)
+    return (total, left), None
+
+  if is_half(dtype):
+    (total, _), _ = jax.lax.scan(add, (total, rest), length=_PIECES - 1)
+  return jax.tree.map(lambda sum, leaf: sum.astype(leaf.dtype), total, first)
+
+
+class PullbackTaskGradients(TaskGradients):
+  """Task gradients that are never stored.
+
+  Attributes:
+    pullback: Function from a cotangent of the losses [T] to a gradient.
+    losses_like: `ShapeDtypeStruct` of the losses.
+    chunk_size: How many tasks to take at once, as for `units.map_rows`.
+  """
+
+  def __init__(
+    self,
+    pullback: Callable[[jax.Array], Any],
+    losses_like: jax.ShapeDtypeStruct,
+    params_like: Any,
+    chunk_size: int | None,
+    *,
+    names: tuple[str, ...] | None = None,
+    shared: Any = None,
+    heads: Heads = "sum",
+  ):
+    """See the attributes."""
+    super().__init__(
+      losses_like.shape[0], names=names, shared=shared, heads=heads
+    )
+    self.pullback = pullback
+    self.losses_like = losses_like
+    self.chunk_size = chunk_size
+    self._params_like = params_like
+
+  @property
+  def params_like(self) -> Any:
+    """As in `TaskGradients`."""
+    return self._params_like
+
+  def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
+    return self._map_rows(linalg.tree_finite, None)
+
+  def stacked(self) -> Any:
+    """As in `TaskGradients`."""
+    leaves = self._map_rows(lambda row: row, None)
+    return jax.tree.unflatten(jax.tree.structure(self._params_like), leaves)
+
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
+    # A task that is not kept has weight 0, and that is all one can do: where
+    # its derivative itself is NaN or inf, 0 times it is NaN in each pullback.
+    del keep
+    dtype = self.losses_like.dtype
+    trunk = pull_back(self.pullback, weights, dtype)
+    if mask is None or head_weights is weights:
+      return trunk
+    # Only the heads' leaves of this second pass are used, so the compiler
+    # drops the part that runs through the trunk.
+    heads = pull_back(self.pullback, head_weights, dtype)
+    return masks.merge(mask, masks.pick(mask, trunk), heads)
+
+  def _map_rows(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    mask: Sequence[bool] | None,
+  ) -> Any:
+    return units.map_rows(
+      lambda unit: fun(masks.pick(mask, self.pullback(unit))),
+      unit_cotangents(self.losses_like),
+      self.chunk_size,
+    )
+
+  def _project(
+    self, gradient: list[jax.Array], mask: Sequence[bool] | None
+  ) -> jax.Array:
+    def product(row: list[jax.Array]) -> jax.Array:
+      stack = [leaf[None] for leaf in row]
+      return linalg.project(stack, gradient, 1)[0]
+
+    return self._map_rows(product, mask)

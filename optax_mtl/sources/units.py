@@ -1,0 +1,66 @@
+"""A function of many tasks' rows: all at once, in chunks or one by one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from optax_mtl.sources import miscompiled
+
+
+def check_chunk_size(chunk_size: Any) -> None:
+  """Raises unless `chunk_size` is None or a positive int."""
+  if chunk_size is not None and (
+    isinstance(chunk_size, bool)
+    or not isinstance(chunk_size, int)
+    or chunk_size < 1
+  ):
+    raise ValueError(
+      "chunk_size must be None or a positive int, the number of tasks to "
+      f"differentiate at once; got {chunk_size!r}."
+    )
+
+
+def at_once(fun: Callable[[Any], Any], rows: Any) -> Any:
+  """`fun` of each row, side by side where the compiler can be trusted."""
+  if miscompiled.batches_wrongly():
+    return jax.lax.platform_dependent(
+      rows,
+      cpu=lambda rows: jax.lax.map(fun, rows),
+      default=jax.vmap(fun),
+    )
+  return jax.vmap(fun)(rows)
+
+
+def map_rows(
+  fun: Callable[[Any], Any], rows: Any, chunk_size: int | None
+) -> Any:
+  """`fun` of each row, `chunk_size` of them at once.
+
+  Args:
+    fun: A function of one row that returns a pytree.
+    rows: A pytree with leaves [T, ...].
+    chunk_size: How many rows to take at once. None is all, but on CPU one: what
+      is computed for many tasks side by side does not fit the cache, and often
+      comes out transposed, so that XLA copies all of it into place.
+
+  Returns:
+    The results, stacked: a tree with leaves [T, ...].
+  """
+
+  def in_turn(rows: Any) -> Any:
+    return jax.lax.map(fun, rows)
+
+  if chunk_size == 1:
+    return in_turn(rows)
+  if chunk_size is None:
+    return jax.lax.platform_dependent(rows, cpu=in_turn, default=jax.vmap(fun))
+  if chunk_size >= jax.tree.leaves(rows)[0].shape[0]:
+    return at_once(fun, rows)  # no loop of one trip, nor one of none
+
+  def in_chunks(rows: Any) -> Any:
+    return jax.lax.map(fun, rows, batch_size=chunk_size)
+
+  if miscompiled.batches_wrongly():
+    return jax.lax.platform_dependent(rows, cpu=in_turn, default=in_chunks)
+  return in_chunks(rows)
