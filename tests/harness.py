@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -424,28 +425,26 @@ class Stepper(NamedTuple):
 
   Attributes:
     init: Function from params to a state.
-    step: Function `(params, state, row) -> (params, state)`, jitted.
-    traces: Holds one entry for each time that `step` was traced.
+    step: Function `(params, state, row) -> (params, state)`, jitted; it raises
+      when it is traced a second time.
   """
 
   init: Any
   step: Any
-  traces: list[None]
 
 
 @functools.cache
 def stepper(name: str) -> Stepper:
   """A training step without `active`; optax's adam needs standard promotion."""
   tx = optax.chain(build(name), optax.adam(0.1))
-  traces: list[None] = []
 
-  @jax.jit
   def step(params: Any, state: Any, row: Data) -> Any:
-    traces.append(None)
     updates, state = tx.update(row.grads, state, params, **extra_of(row))
     return optax.apply_updates(params, updates), state
 
-  return Stepper(tx.init, step, traces)
+  # The count is by source, so that other methods' steps would be counted too.
+  chex.clear_trace_counter()
+  return Stepper(tx.init, jax.jit(chex.assert_max_traces(step, n=1)))
 
 
 def assert_close(

@@ -259,9 +259,8 @@ def test_a_trunk_that_is_none(name, what):
 @pytest.mark.parametrize("what", LEAVES)
 def test_norm_params_that_are_none(what):
   chosen, kind, message = LEAVES[what]
-  with pytest.raises(kind, match=message.format(".*")) as error:
+  with pytest.raises(kind, match=message.format("norm_params")):
     attempt(harness.build("gradnorm", norm_params=chosen))
-  assert str(error.value).startswith("gradnorm(norm_params=")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +270,7 @@ def test_norm_params_that_are_none(what):
 def test_norm_params_of_a_head(norm_params):
   """The norms are the trunk's: a head's leaf is not among them."""
   tx = harness.build("gradnorm", norm_params=norm_params)
-  with pytest.raises(ValueError, match=r"gradnorm\(norm_params=.*\['head'\]"):
+  with pytest.raises(ValueError, match=r"norm_params= .* leaf \['head'\], which"):
     attempt(optax_mtl.on_trunk(tx, harness.SHARED))
 
 

@@ -53,7 +53,7 @@ def test_source_arguments():
     )
   with pytest.raises(TypeError, match="has_aux=True, fun must return a pair"):
     grads(losses_of, has_aux=True)(jnp.ones(2))
-  with pytest.raises(TypeError, match="trunk must return a pair"):
+  with pytest.raises(TypeError, match="trunk_fn must return a pair"):
     optax_mtl.value_and_representation_grads(
       lambda p: p, lambda p, z: losses_of(z), has_aux=True
     )(jnp.ones(2))

@@ -68,7 +68,10 @@ def test_vmap_over_seeds_in_bfloat16(name):
 @every_kind
 @pytest.mark.standard_promotion
 def test_one_trace_over_steps(name):
-  """No retrace from `init` on, and `active=None` is all tasks active."""
+  """No retrace from `init` on, at which the step would raise.
+
+  And `active=None` is all tasks active.
+  """
   stepper = harness.stepper(name)
   data = harness.to_dtype(harness.data(), "float32")
   expected = harness.case_runs(name)["base"]
@@ -82,7 +85,30 @@ def test_one_trace_over_steps(name):
     size = np.abs(expected.weights[i]).max()
     # The two programs may round differently.
     harness.assert_close(weights, expected.weights[i], size, 1e-4)
-  assert len(stepper.traces) == 1
+
+
+class StepTest(chex.TestCase):
+  """One step compiled, and operation by operation."""
+
+  @chex.variants(with_jit=True, without_jit=True)
+  def test_one_step(self):
+    row = harness.row_of(
+      harness.to_dtype(harness.data(num_steps=1), "float32"), 0
+    )
+    # Without a solver: those are compiled at any rate.
+    for name in ("dwa", "gradnorm", "pcgrad", "graddrop"):
+      tx = harness.build(name)
+
+      @self.variant
+      def step(row, tx=tx):
+        state = tx.init(harness.params())
+        return tx.update(
+          row.grads, state, active=row.active, **harness.extra_of(row)
+        )
+
+      updates, _ = step(row)
+      expected = harness.case_runs(name)["base"].updates[0]
+      harness.assert_close(harness.flat(updates, 0), expected, 8.0, 1e-6, name)
 
 
 @every_kind
