@@ -29,7 +29,9 @@ def method_of(item):
     if isinstance(value, str) and value in METHODS:
       return value
   stem = item.path.stem.removeprefix("test_")
-  return stem if item.path.parent.name == "methods" and stem in METHODS else None
+  return (
+    stem if item.path.parent.name == "methods" and stem in METHODS else None
+  )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -90,7 +92,9 @@ def pytest_runtest_teardown(item):
 
 
 def pytest_runtest_logreport(report):
-  for name, value in report.user_properties if report.when == "teardown" else ():
+  for name, value in (
+    report.user_properties if report.when == "teardown" else ()
+  ):
     if name == "cost":
       method, *figures = value
       _costs[method].append(figures)

@@ -341,7 +341,7 @@ def run(
 
 
 def runner(tx: Any, dtype: str = "float32") -> Callable[[Data], Run]:
-  """Function from data to the run of what was built elsewhere, compiled once."""
+  """Function from data to a run of what was built elsewhere, compiled once."""
   start = params(dtype)
   compiled = jax.jit(lambda data: steps(tx, start, data))
   return lambda data: _to_run(*compiled(to_dtype(data, dtype)))

@@ -248,7 +248,9 @@ def keep_if_better(
   def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
     new, state = train_step(params, state, batch)
     better = jnp.all(loss_fn(new, batch) <= loss_fn(params, batch))
-    return jax.tree.map(lambda n, o: jnp.where(better, n, o), new, params), state
+    return jax.tree.map(
+      lambda n, o: jnp.where(better, n, o), new, params
+    ), state
 
   return step
 
@@ -258,7 +260,7 @@ NAMES = ("graddrop", "famo", "modo", "grad_hv")
 
 
 def reference_famo(num_tasks, grads, extra, rate=0.025, decay=1e-3):
-  """The authors' loop; Adam by hand, whose first step a task's first loss is."""
+  """The authors' loop, with Adam by hand; a task's first loss teaches nothing."""
   logits = np.zeros(num_tasks)
   mean, square, count, last, out = 0.0, 0.0, 0, None, []
   after_steps = extra["previous_losses"]

@@ -50,7 +50,9 @@ def train(tx, params, data):
 
   def step(carry, row):
     params, state = carry
-    updates, state = tx.update(row.grads, state, params, **harness.extra_of(row))
+    updates, state = tx.update(
+      row.grads, state, params, **harness.extra_of(row)
+    )
     jax.tree.map(lambda u, p: assert_same(u, p), updates, params)
     return (optax.apply_updates(params, updates), state), updates
 
@@ -109,8 +111,10 @@ def test_partition_by_value():
   wrapped = optax_mtl.on_trunk(harness.build("mgda"), harness.SHARED)
   # Two programs.
   chex.assert_trees_all_close(
-    *(jax.jit(lambda p, d, t=t: train(t, p, d)[1])(start, data)
-      for t in (parts, wrapped)),
+    *(
+      jax.jit(lambda p, d, t=t: train(t, p, d)[1])(start, data)
+      for t in (parts, wrapped)
+    ),
     rtol=1e-4,
     atol=1e-5,
   )

@@ -72,7 +72,9 @@ DONATED = {
     T, initial_log_vars=ones
   ),
   "reduce_on_plateau": lambda ones: optax_mtl.skip_nonfinite(
-    optax.chain(optax_mtl.dwa(T, steps_per_epoch=2), contrib.reduce_on_plateau())
+    optax.chain(
+      optax_mtl.dwa(T, steps_per_epoch=2), contrib.reduce_on_plateau()
+    )
   ),
   "graddrop": lambda ones: harness.build("graddrop"),
 }

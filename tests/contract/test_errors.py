@@ -270,7 +270,9 @@ def test_norm_params_that_are_none(what):
 def test_norm_params_of_a_head(norm_params):
   """The norms are the trunk's: a head's leaf is not among them."""
   tx = harness.build("gradnorm", norm_params=norm_params)
-  with pytest.raises(ValueError, match=r"norm_params= .* leaf \['head'\], which"):
+  with pytest.raises(
+    ValueError, match=r"norm_params= .* leaf \['head'\], which"
+  ):
     attempt(optax_mtl.on_trunk(tx, harness.SHARED))
 
 

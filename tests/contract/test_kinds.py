@@ -44,7 +44,9 @@ def test_vmap_over_seeds_in_bfloat16(name):
   """
   weighs = name in harness.weighing_kinds
   tx, start = harness.build(name), harness.params(jnp.bfloat16)
-  datas = [harness.to_dtype(harness.data(seed), jnp.bfloat16) for seed in (1, 2)]
+  datas = [
+    harness.to_dtype(harness.data(seed), jnp.bfloat16) for seed in (1, 2)
+  ]
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *datas)
   run = jax.jit(jax.vmap(lambda data: harness.steps(tx, start, data)))
   updates, states = run(stacked)

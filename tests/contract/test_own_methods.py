@@ -157,7 +157,7 @@ def test_keep_if_better():
 
 # What the core does for a rule.
 def test_weak_types_of_a_users_first_memory_are_none():
-  """`jnp.full(n, 0.5)` is weakly typed, and a state must not change its type."""
+  """`jnp.full(n, 0.5)` has one, and a state must not change its type."""
 
   def halves(num_tasks):
     return optax_mtl.WeightRule(

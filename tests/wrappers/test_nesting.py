@@ -38,14 +38,17 @@ def diagonal(num_tasks):
   )
 
 
-def test_every_order_builds_the_same_types():
-  """All 720: the updates, and a state that does not change its type."""
+def test_orders_build_the_same_types():
+  """The updates, and a state that does not change its type.
+
+  All 720 orders are built; a seventh is traced, each wrapper in each place.
+  """
   method = harness.registered(diagonal)(T)
   data = harness.to_dtype(harness.data(num_steps=1), "float32")
   row, params = harness.row_of(data, 0), harness.params()
   like = harness.signature(jax.eval_shape(lambda: params))
-  for order in itertools.permutations(WRAPPERS):
-    tx = wrapped(method, order)
+  txs = {o: wrapped(method, o) for o in itertools.permutations(WRAPPERS)}
+  for order, tx in list(txs.items())[::7]:
     state, updates, new_state = harness.traced(tx, row, params)
     assert harness.signature(updates) == like, order
     assert harness.signature(state) == harness.signature(new_state), order

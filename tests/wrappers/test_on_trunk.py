@@ -1,4 +1,4 @@
-"""The method sees the trunk; each head gets its own gradient, or the weights."""
+"""The method sees the trunk; heads get their own gradients, or its weights."""
 
 import harness
 import jax
@@ -30,9 +30,9 @@ def test_heads_get_the_plain_sum(name):
   Its limit on the norm holds for the trunk alone, and no head is scaled by it.
   """
   data = harness.cases()["absent"]
-  run = harness.runner(
-    optax_mtl.on_trunk(harness.build(name), harness.SHARED)
-  )(data)
+  run = harness.runner(optax_mtl.on_trunk(harness.build(name), harness.SHARED))(
+    data
+  )
   alone = harness.run(name, without_heads(data))
   head_grads, _ = halves(data.grads, 2)
   head, trunk = halves(run.raw, 1)
@@ -57,9 +57,7 @@ def test_heads_can_be_weighted(name):
     pytest.skip("without weights, heads get their own gradients at any rate")
   data = harness.cases()["absent"]
   data = jax.tree.map(lambda leaf: leaf[:3], data)
-  tx = optax_mtl.on_trunk(
-    harness.build(name), harness.SHARED, heads="weighted"
-  )
+  tx = optax_mtl.on_trunk(harness.build(name), harness.SHARED, heads="weighted")
   run = harness.runner(tx)(data)
   alone = harness.run(name, without_heads(harness.cases()["absent"]))
   weights = alone.weights[:3]
@@ -112,9 +110,9 @@ def test_around_what_begins_with_a_method():
       optax.chain(harness.build("dwa"), optax.scale(2.0)), harness.SHARED
     )
   )(data)
-  injected = optax.inject_hyperparams(
-    optax_mtl.dwa, static_args="num_tasks"
-  )(harness.NUM_TASKS, steps_per_epoch=5)
+  injected = optax.inject_hyperparams(optax_mtl.dwa, static_args="num_tasks")(
+    harness.NUM_TASKS, steps_per_epoch=5
+  )
   through = harness.runner(
     optax_mtl.on_trunk(optax.chain(injected, optax.scale(2.0)), harness.SHARED)
   )(data)

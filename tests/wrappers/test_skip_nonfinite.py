@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from optax import contrib
 import pytest
+from optax import contrib
 
 import optax_mtl
 
@@ -72,9 +72,7 @@ def test_a_state_that_is_not_finite_by_design():
   params = jnp.ones(2)
 
   def step(state, _):
-    updates, state = tx.update(
-      jnp.eye(2), state, params, value=jnp.ones(())
-    )
+    updates, state = tx.update(jnp.eye(2), state, params, value=jnp.ones(()))
     return state, updates
 
   state, updates = jax.jit(

@@ -1,7 +1,6 @@
 """What is recorded of how the task gradients conflict."""
 
 import harness
-import jax
 import numpy as np
 import pytest
 
@@ -51,7 +50,9 @@ def test_a_task_that_is_not_finite_conflicts_with_none(value):
   assert int(run.states.skipped_total[-1]) == 0
   states = run.states.inner_state
   assert np.isfinite(states.cosines).all()
-  assert (states.cosines[2, 1] == 0).all() and (states.cosines[2, :, 1] == 0).all()
+  assert (states.cosines[2, 1] == 0).all() and (
+    states.cosines[2, :, 1] == 0
+  ).all()
   grads = harness.flat(data.grads, 2)[2, [0, 2]]
   harness.assert_close(run.updates[2], grads.sum(axis=0), 8.0, 1e-6)
   assert states.conflict_rate[2] == (grads[0] @ grads[1] < 0)
