@@ -44,15 +44,14 @@ WEIGHING = NAMES + ["famo", "modo"]
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.
 KINDS = {
-  "solved": "mgda",
   "losses, memory": "dwa",
   "gram, memory": "gradnorm",
   "gram, key": "pcgrad",
+  "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "limited norm": "nash_mtl",
   "update": "graddrop",
 }
-every_kind = [name for name in KINDS.values()]
+every_kind = list(KINDS.values())
 weighing_kinds = [name for name in every_kind if name != "graddrop"]
 
 #: Leaf path -> shape. A scalar is among them, and a leaf of several axes.

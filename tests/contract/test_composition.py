@@ -103,12 +103,12 @@ def test_partition_by_value():
   data, start = rows(), harness.params()
   parts = optax.partition(
     {
-      "shared": harness.build("mgda"),
+      "shared": harness.build("gradnorm"),
       "own": optax_mtl.equal_weighting(harness.NUM_TASKS),
     },
     {"head": "own", "trunk": "shared"},
   )
-  wrapped = optax_mtl.on_trunk(harness.build("mgda"), harness.SHARED)
+  wrapped = optax_mtl.on_trunk(harness.build("gradnorm"), harness.SHARED)
   # Two programs.
   chex.assert_trees_all_close(
     *(

@@ -67,7 +67,9 @@ DONATED = {
     T, initial_losses=ones
   ),
   "dwa": lambda ones: optax_mtl.dwa(T, steps_per_epoch=2),
-  "skip_nonfinite": lambda ones: optax_mtl.skip_nonfinite(optax_mtl.mgda(T)),
+  "skip_nonfinite": lambda ones: optax_mtl.skip_nonfinite(
+    optax_mtl.equal_weighting(T)
+  ),
   "uncertainty_weighting": lambda ones: optax_mtl.uncertainty_weighting(
     T, initial_log_vars=ones
   ),

@@ -47,14 +47,13 @@ def test_heads_get_the_plain_sum(name):
     harness.assert_close(run.weights, alone.weights, size, 1e-4)
 
 
-@every_kind
+# A combination, and one whose norm is limited.
+@pytest.mark.parametrize("name", ["dwa", "nash_mtl"])
 def test_heads_can_be_weighted(name):
   """`heads=` touches what is applied, and nothing of how weights come about.
 
   The weights on the heads are those in the state, before a limit on the trunk.
   """
-  if name not in harness.weighing_kinds:
-    pytest.skip("without weights, heads get their own gradients at any rate")
   data = harness.cases()["absent"]
   data = jax.tree.map(lambda leaf: leaf[:3], data)
   tx = optax_mtl.on_trunk(harness.build(name), harness.SHARED, heads="weighted")
