@@ -7,6 +7,7 @@ import jax
 import pytest
 
 import optax_mtl
+from optax_mtl import _registry
 
 #: The package's methods, before a test adds one of its own.
 METHODS = frozenset(optax_mtl.METHODS)
@@ -56,6 +57,15 @@ def strict_promotion(request):
     jax.numpy_dtype_promotion("standard" if loose else "strict"),
   ):
     yield
+
+
+@pytest.fixture(autouse=True)
+def registry_as_it_was():
+  """A method that a test registers is gone afterwards."""
+  known = dict(_registry.METHODS)
+  yield
+  _registry.METHODS.clear()
+  _registry.METHODS.update(known)
 
 
 # What each method costs: processor time, which a crowded machine does not

@@ -260,7 +260,7 @@ NAMES = ("graddrop", "famo", "modo", "grad_hv")
 
 
 def reference_famo(num_tasks, grads, extra, rate=0.025, decay=1e-3):
-  """The authors' loop, with Adam by hand; a task's first loss teaches nothing."""
+  """The authors' loop, Adam by hand; a first loss of a task teaches nothing."""
   logits = np.zeros(num_tasks)
   mean, square, count, last, out = 0.0, 0.0, 0, None, []
   after_steps = extra["previous_losses"]
