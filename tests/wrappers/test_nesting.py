@@ -10,6 +10,8 @@ import optax
 import pytest
 
 import optax_mtl
+from optax_mtl._transformation import View
+from optax_mtl.wrappers._wrapped import seen_through
 
 T = harness.NUM_TASKS
 
@@ -100,6 +102,25 @@ def test_the_order_does_not_matter(order):
     # The same sums, which one program may compute in two ways.
     harness.assert_close(update, updates[0], 20.0, 1e-5, str(o))
     harness.assert_close(weight, weights[0], 20.0, 1e-5, str(o))
+
+
+def test_the_outer_wrapper_looks_first():
+  """What it makes of the arguments is what the inner one gets."""
+  seen = []
+
+  def view(name):
+    def look(gradients, active, extra_args):
+      seen.append((name, active))
+      return gradients, jnp.array([name == "outer", True])
+
+    return View(look)
+
+  tx = optax_mtl.equal_weighting(2)
+  tx = seen_through(seen_through(tx, view("inner")), view("outer"))
+  tx.update(jnp.eye(2), tx.init(jnp.zeros(2)))
+  assert [name for name, _ in seen] == ["outer", "inner"]
+  assert seen[0][1] is None
+  np.testing.assert_array_equal(seen[1][1], [True, True])
 
 
 @pytest.mark.parametrize("name", harness.every_kind)
