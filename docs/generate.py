@@ -9,6 +9,7 @@ The Sphinx build calls `write_pages` for the method pages, and stops if
 
 import argparse
 import ast
+import functools
 import importlib
 import inspect
 import pathlib
@@ -87,9 +88,12 @@ def methods_by_room() -> dict[str, list[Any]]:
   }
 
 
-def _built(function: Any) -> optax_mtl.Method:
-  """The method with its defaults, to look at."""
-  return function(_NUM_TASKS, **function.info.example(tuple(range(_NUM_TASKS))))
+@functools.cache
+def _built(function: Any) -> tuple[optax_mtl.Method, optax_mtl.Facts]:
+  """The method with its defaults, and what it reads; traced once."""
+  example = function.info.example(tuple(range(_NUM_TASKS)))
+  method = function(_NUM_TASKS, **example)
+  return method, optax_mtl.facts(method)
 
 
 def _needs(facts: optax_mtl.Facts) -> str:
@@ -121,7 +125,7 @@ def _rows(functions: list[Any], name: Callable[[Any], str]) -> list[str]:
     "|---|---|---|---|---|",
   ]
   for function in functions:
-    info, facts = function.info, optax_mtl.facts(_built(function))
+    info, (_, facts) = function.info, _built(function)
     cells = (
       name(info),
       _summary(function),
@@ -166,8 +170,7 @@ def _memories(function: Any) -> list[str]:
 
 def _state(function: Any) -> str:
   """What the method's state is, in words."""
-  method = _built(function)
-  rule = method.rule
+  rule = _built(function)[0].rule
   if isinstance(rule, optax_mtl.UpdateRule):
     return f"`{type(rule.init({'w': jnp.ones(2)})).__name__}`, below"
   memory = rule.init()
@@ -189,7 +192,7 @@ def _passes(facts: optax_mtl.Facts) -> str:
 
 
 def _method_page(function: Any) -> str:
-  info, facts = function.info, optax_mtl.facts(_built(function))
+  info, (_, facts) = function.info, _built(function)
   claims = [
     text for claim, text in _registry.CLAIMS.items() if claim in info.claims
   ]

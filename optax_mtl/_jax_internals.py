@@ -21,6 +21,7 @@ import numpy as np
 
 
 def _local_primitive() -> Any:
+  from jax.core import ShapedArray
   from jax.extend.core import Primitive
   from jax.interpreters import mlir
 
@@ -28,7 +29,7 @@ def _local_primitive() -> Any:
 
   @primitive.def_abstract_eval
   def _abstract():
-    return jax.core.ShapedArray((), jnp.bool_)
+    return ShapedArray((), jnp.bool_)
 
   @primitive.def_impl
   def _impl():
@@ -36,7 +37,7 @@ def _local_primitive() -> Any:
     # everywhere.
     return np.bool_(False)
 
-  def lowering(ctx):
+  def lowering(ctx: Any) -> list[Any]:
     where = ctx.module_context.axis_context
     if hasattr(where, "manual_axes"):  # inside shard_map
       names = frozenset(where.mesh.axis_names)
@@ -122,8 +123,11 @@ def debug_check(condition: jax.Array, message: str, **values: Any) -> None:
 
 def is_traced(value: Any) -> bool:
   """Whether a value is not known while tracing."""
-  tracer = getattr(jax.core, "Tracer", None)
-  return tracer is not None and isinstance(value, tracer)
+  try:
+    from jax.core import Tracer
+  except ImportError:
+    return not hasattr(value, "addressable_shards")  # of arrays that exist
+  return isinstance(value, Tracer)
 
 
 # --- Programs as data ---------------------------------------------------------

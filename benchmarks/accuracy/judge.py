@@ -174,7 +174,7 @@ _RIGHT: dict[str, Callable[[Problem, Answer], np.ndarray]] = {
   "aligned_mtl": lambda problem, _: problem.reference(
     "aligned_mtl", tiny=len(problem.gram) * _EPS32
   ),
-  "config": lambda problem, _: problem.reference("conflict_free"),
+  "conflict_free": lambda problem, _: problem.reference("conflict_free"),
 }
 
 

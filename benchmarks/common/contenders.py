@@ -112,7 +112,7 @@ METHODS: dict[str, Method] = {
     lambda a, torch, t: a.AlignedMTL(),
     note="rank decided at float32's roundings, as both sides do",
   ),
-  "config": Method(lambda a, torch, t: a.ConFIG()),
+  "conflict_free": Method(lambda a, torch, t: a.ConFIG()),
 }
 
 

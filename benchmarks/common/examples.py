@@ -30,4 +30,5 @@ def example(
   kwargs: dict[str, Any] = dict(build.info.example(tuple(range(num_tasks))))
   # Losses and preferences are positive, KPIs in (0, 1).
   half = jnp.full((num_tasks,), 0.5, jnp.float32)
-  return build(num_tasks, **kwargs), dict.fromkeys(build.info.needs, half)
+  method = build(num_tasks, **kwargs)
+  return method, dict.fromkeys(optax_mtl.facts(method).needs, half)

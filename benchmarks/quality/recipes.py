@@ -77,14 +77,13 @@ def recipe(
     The recipe.
   """
   num_tasks = problem.num_tasks
-  common: dict[str, Any] = {"shared": problem.shared_mask}
   if name in (SINGLE_TASK, SWEEP):
     weights = np.eye(num_tasks)
     if name == SWEEP:
       weights = sweep_weights(num_tasks, size)
     return Recipe(
       name,
-      lambda point: optax_mtl.fixed_weighting(num_tasks, point, **common),
+      lambda point: optax_mtl.fixed_weighting(num_tasks, point),
       weights,
     )
   build = optax_mtl.METHODS[name]
@@ -93,15 +92,13 @@ def recipe(
     budget = max(1, settings.steps // 5)
     return Recipe(
       name,
-      lambda point: build(
-        num_tasks, directions, feasibility_steps=budget, **common
-      ),
+      lambda point: build(num_tasks, directions, feasibility_steps=budget),
       trained,
       point_is_preference=True,
     )
   specific = _specific(name, problem, settings)
   return Recipe(
     name,
-    lambda point: build(num_tasks, **specific, **common),
+    lambda point: build(num_tasks, **specific),
     np.zeros((1, 1)),
   )

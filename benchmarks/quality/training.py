@@ -103,13 +103,17 @@ def _losses_and_grads(problem: Problem, source: str) -> Callable[..., Any]:
   """`(params, batch) -> ((losses, kpis), grads)` from a source by name."""
   if source != "representation":
     return optax_mtl.value_and_task_grads(
-      problem.loss_and_kpis, has_aux=True, source=source
+      problem.loss_and_kpis,
+      has_aux=True,
+      source=source,
+      shared=problem.shared_mask,
     )
 
   value_and_grads = optax_mtl.value_and_representation_grads(
     lambda params, batch: (problem.trunk(params, batch["x"]), None),
     problem.heads_and_kpis,
     has_aux=True,
+    shared=problem.shared_mask,
   )
 
   def at_representation(params: Any, batch: Batch) -> Any:

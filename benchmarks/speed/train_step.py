@@ -44,14 +44,16 @@ def _shared(params: Any) -> Any:
 def _source(name: str, network: step_networks.Network) -> Callable[..., Any]:
   if name == "representation":
     return optax_mtl.value_and_representation_grads(
-      network.trunk, network.heads
+      network.trunk, network.heads, shared=_shared
     )
-  return optax_mtl.value_and_task_grads(network.losses, source=name)
+  return optax_mtl.value_and_task_grads(
+    network.losses, source=name, shared=_shared
+  )
 
 
 def _variants(num_tasks: int) -> dict[str, tuple[str, Any]]:
   """Label -> the source and the method; the plain step is not among them."""
-  mgda = optax_mtl.mgda(num_tasks, shared=_shared)
+  mgda = optax_mtl.mgda(num_tasks)
   return {
     "loss-only, implicit": (
       "implicit",
@@ -64,7 +66,7 @@ def _variants(num_tasks: int) -> dict[str, tuple[str, Any]]:
       "implicit",
       optax_mtl.refresh_every(mgda, _REFRESH),
     ),
-    "upgrad, stacked": ("stacked", optax_mtl.upgrad(num_tasks, shared=_shared)),
+    "upgrad, stacked": ("stacked", optax_mtl.upgrad(num_tasks)),
   }
 
 

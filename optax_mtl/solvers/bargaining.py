@@ -131,17 +131,17 @@ def nash_bargaining(
 ) -> tuple[jax.Array, Certificate]:
   r"""Weights of the Nash bargaining solution.
 
-  The positive weights with :math:`w_i (M w)_i = 1` for every task `i`: every
+  The positive weights with `w_i (M w)_i = 1` for every task `i`: every
   task gains the same from the step, relative to its own gradient. They are
   unique where they exist, and the combined gradient has norm
-  :math:`\sqrt{T}`, with `T` the number of tasks that take part, whatever the
+  `√T`, with `T` the number of tasks that take part, whatever the
   gradients are.
 
   They do not exist at a Pareto stationary point, where some positive
   combination of the gradients is zero, such as two opposite gradients: the
   weights then grow without bound along that combination. They are returned
-  where rounding no longer tells :math:`M w` from zero, at about
-  :math:`w_i \|g_i\| = (2 / \epsilon)^{1/2}`, that is 4000 in float32. They are
+  where rounding no longer tells `M w` from zero, at about
+  `w_i ‖g_i‖ = (2 / ε)^(1/2)`, that is 4000 in float32. They are
   finite, the combined gradient is small, and `converged` is False.
 
   Args:
@@ -158,9 +158,9 @@ def nash_bargaining(
 
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
-    - A `Certificate`; `residual` is :math:`\max_i |w_i (M w)_i - 1|`, with the
+    - A `Certificate`; `residual` is `max_i |w_i (M w)_i - 1|`, with the
       product in twice the precision. What is left is the rounding of the
-      weights, up to :math:`\epsilon w_i \sum_j |M_{ij}| w_j`, which is large
+      weights, up to `ε w_i Σ_j |M_ij| w_j`, which is large
       where gradients nearly cancel. The rounding of the matrix itself, of the
       same order, is not in it.
 
@@ -199,10 +199,10 @@ def fairness(
 ) -> tuple[jax.Array, Certificate]:
   r"""Weights of the alpha-fair solution.
 
-  The positive weights with :math:`M w = w^{-1/\alpha}`, elementwise.
+  The positive weights with `M w = w^(-1/α)`, elementwise.
   `alpha = 1` is `nash_bargaining`; towards 0 the sum of the gains counts, for
   large `alpha` the smallest gain. They scale with the gradients: multiplying
-  these by `c` multiplies the weights by :math:`c^{-2\alpha/(1+\alpha)}`.
+  these by `c` multiplies the weights by `c^(-2α / (1 + α))`.
 
   They do not exist at a Pareto stationary point; see `nash_bargaining` for what
   is returned there.
@@ -223,7 +223,7 @@ def fairness(
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
     - A `Certificate`; `residual` is
-      :math:`\max_i |w_i^{1/\alpha} (M w)_i - 1|`.
+      `max_i |w_i^(1/α) (M w)_i - 1|`.
 
   Raises:
     ValueError: If a shape does not fit, or `alpha` or a limit is not positive.

@@ -308,10 +308,10 @@ def cagrad_weights(
 
   The minimiser over the simplex of
 
-  .. math:: w^\top M \tfrac{\mathbf 1}{T} + c \|\bar g\| \sqrt{w^\top M w},
+  `wᵀ M 1/T + c ‖ḡ‖ √(wᵀ M w)`,
 
-  with :math:`\bar g` the mean gradient. The method's direction is then
-  :math:`d = \bar g + c \|\bar g\| g_w / \|g_w\|`, with :math:`g_w = G^\top w`.
+  with `ḡ` the mean gradient. The method's direction is then
+  `d = ḡ + c ‖ḡ‖ g_w / ‖g_w‖`, with `g_w = Gᵀ w`.
 
   Solved exactly, by an active-set method on the matrix scaled to unit diagonal:
   on a given support the minimiser has a closed form, one square root away from
@@ -321,9 +321,9 @@ def cagrad_weights(
   fewer tasks, it changes by one task at a time, which always ends. The answer
   does not depend on the scale of the gradients.
 
-  Where :math:`g_w = 0` is optimal the objective has a kink. With `c >= 1` that
+  Where `g_w = 0` is optimal the objective has a kink. With `c >= 1` that
   is so at every Pareto stationary point; `d = 0` is then within reach and the
-  weights make :math:`g_w` zero to rounding. Where the mean itself is zero, any
+  weights make `g_w` zero to rounding. Where the mean itself is zero, any
   weights are optimal.
 
   Args:
@@ -345,12 +345,12 @@ def cagrad_weights(
       part. NaN for the active tasks if `gram` has an entry between active tasks
       that is not finite.
     - A `Certificate`. With `v` the coefficients of `d` on the unit gradients,
-      and :math:`\mu` the mean of :math:`g_i^\top d` under the weights,
-      `residual` is the largest :math:`|g_i^\top d - \mu| / \|g_i\|` where
-      :math:`w_i > 0`, and :math:`(\mu - g_i^\top d) / \|g_i\|` elsewhere,
-      relative to :math:`\sum_j |v_j|`. With `c >= 1` it is at most
-      :math:`\|g_w\|^2`, relative to the square of the sum of the coefficients
-      of :math:`g_w`. `iterations` counts blocks and pivots.
+      and `μ` the mean of `g_iᵀ d` under the weights,
+      `residual` is the largest `|g_iᵀ d - μ| / ‖g_i‖` where
+      `w_i > 0`, and `(μ - g_iᵀ d) / ‖g_i‖` elsewhere,
+      relative to `Σ_j |v_j|`. With `c >= 1` it is at most
+      `‖g_w‖²`, relative to the square of the sum of the coefficients
+      of `g_w`. `iterations` counts blocks and pivots.
 
   Raises:
     ValueError: If a shape does not fit, `c` is negative, or a limit is not

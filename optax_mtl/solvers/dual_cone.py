@@ -29,10 +29,10 @@ def project_dual_cone(
   r"""Projects combinations of the task gradients on their dual cone.
 
   The dual cone of the rows of `G` is the set of directions that hurt no task,
-  :math:`\{d : G d \ge 0\}`. The projection of :math:`G^\top u` on it is
-  :math:`G^\top v`, where `v` solves
+  `{d : G d >= 0}`. The projection of `Gᵀ u` on it is
+  `Gᵀ v`, where `v` solves
 
-  .. math:: \min_v v^\top M v \quad \text{subject to} \quad v \ge u.
+  `min_v vᵀ M v` subject to `v >= u`.
 
   Solved exactly, on the matrix scaled to unit diagonal, all rows of `vectors`
   side by side: for few tasks by Lawson and Hanson's active-set method, from 12
@@ -60,17 +60,17 @@ def project_dual_cone(
     - `[K, T]`, `solver_dtype()`: the coefficients `v`. `v >= u` holds exactly,
       and `v = u` for a task whose gradient is zero. NaN in the active columns
       if `gram` has an entry between active tasks that is not finite.
-    - A `Certificate`. With :math:`y = M v` and everything at unit diagonal,
-      `residual` is the largest :math:`|y_i|` where :math:`v_i > u_i` and
-      :math:`-y_i` elsewhere, relative to :math:`\sum_j |v_j|`, over all rows:
+    - A `Certificate`. With `y = M v` and everything at unit diagonal,
+      `residual` is the largest `|y_i|` where `v_i > u_i` and
+      `-y_i` elsewhere, relative to `Σ_j |v_j|`, over all rows:
       the relative change of the entries of the Gram matrix that would make the
       answer exact. `iterations` counts pivots.
 
   The norm of the projection inherits the rounding of the Gram matrix: with unit
-  diagonal, :math:`\|d\|^2` is off by at most :math:`2 (\rho + c\,\epsilon)
-  \|v\|_1 (\|v\|_1 + \|v^*\|_1)`, with :math:`\rho` the residual and `c` a small
-  number. Where gradients nearly cancel, :math:`\|v\|_1` is much larger than
-  :math:`\|d\|`, and no solver that is given a float32 Gram matrix does better.
+  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε)
+  ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ` the residual and `c` a small
+  number. Where gradients nearly cancel, `‖v‖₁` is much larger than
+  `‖d‖`, and no solver that is given a float32 Gram matrix does better.
 
   Raises:
     ValueError: If the shapes do not fit together, or a limit is not positive.

@@ -134,19 +134,19 @@ def equal_projections(
 ) -> tuple[jax.Array, Certificate]:
   r"""Weights whose combined gradient has the same projection on every gradient.
 
-  IMTL-G's: :math:`g_i^\top d / \|g_i\|` is the same for all `i`, and the
-  weights, some of which may be negative, sum to 1. They are :math:`M^+
-  \sqrt{\operatorname{diag} M}`, normalised; the pseudo-inverse is taken at unit
+  IMTL-G's: `g_iᵀ d / ‖g_i‖` is the same for all `i`, and the
+  weights, some of which may be negative, sum to 1. They are `M⁺
+  √diag(M)`, normalised; the pseudo-inverse is taken at unit
   diagonal, so that short gradients keep their say. Where gradients are linearly
   dependent and no combination has equal projections, the least-squares one is
   returned, except where it is zero, or its weights sum to zero: then it is the
   combination of the gradients that vanishes, if the weights of that one sum to
   anything, else equal weights. Two opposite gradients get
-  :math:`w_i \propto 1 / \|g_i\|`, which makes them cancel.
+  `w_i ∝ 1 / ‖g_i‖`, which makes them cancel.
 
   For linearly independent gradients the weights are those of the matrix as it
   is given, to about one rounding each. What the rounding of the matrix itself
-  does to them is beyond any solver: :math:`\epsilon / (1 + c)` for two
+  does to them is beyond any solver: `ε / (1 + c)` for two
   gradients with cosine `c`, as an example.
 
   Args:
@@ -164,7 +164,7 @@ def equal_projections(
       that is not finite.
     - A `Certificate`. With `x` the coefficients on the unit gradients,
       `residual` is the largest distance of a projection from their mean,
-      relative to :math:`\sum_j |x_j|`; it is not small where no combination has
+      relative to `Σ_j |x_j|`; it is not small where no combination has
       equal projections. `iterations` is 0.
 
   Raises:
@@ -212,7 +212,7 @@ def conflict_free_direction(
 ) -> tuple[jax.Array, Certificate]:
   r"""Coefficients of the unit vector with equal cosines to all gradients.
 
-  ConFIG's direction :math:`\hat d \propto U^+ \mathbf 1`, with `U` the unit
+  ConFIG's direction `d ∝ U⁺ 1`, with `U` the unit
   gradients: the same, non-negative cosine to each of them. Where gradients are
   linearly dependent and there is no such direction, it is the least-squares
   one; where that is zero, as for two opposite gradients, all coefficients are 0
@@ -230,7 +230,7 @@ def conflict_free_direction(
     A pair of
 
     - `[T]`, `solver_dtype()`: the coefficients `c`, with
-      :math:`\|G^\top c\| = 1`. NaN for the active tasks if `gram` has an entry
+      `‖Gᵀ c‖ = 1`. NaN for the active tasks if `gram` has an entry
       between active tasks that is not finite.
     - A `Certificate`, as of `equal_projections`.
 
@@ -310,19 +310,19 @@ def aligned_weights(
 ) -> tuple[jax.Array, Certificate]:
   r"""Weights that combine the gradients after equalising singular values.
 
-  Aligned-MTL's: with :math:`M = V \Lambda V^\top`,
-  :math:`w = \sqrt{\lambda_s}\, V \Lambda^{-1/2} V^\top p`. In place of the
+  Aligned-MTL's: with `M = V Λ Vᵀ`,
+  `w = √λ_s V Λ^(-1/2) Vᵀ p`. In place of the
   gradients, their nearest orthogonal frame of common length
-  :math:`\sqrt{\lambda_s}` is combined. The decomposition is of `M` itself: the
+  `√λ_s` is combined. The decomposition is of `M` itself: the
   method is not meant to forget the lengths of single gradients.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
     preference: `[T]`, a real dtype, the weights `p` of the tasks. Default: one
       over the number of active tasks.
-    scale: Which of the eigenvalues kept is :math:`\lambda_s`: `"min"`,
+    scale: Which of the eigenvalues kept is `λ_s`: `"min"`,
       `"median"` (the lower one of two) or `"rmse"` (their mean, so that
-      :math:`\sqrt{\lambda_s}` is the root mean square of the singular values).
+      `√λ_s` is the root mean square of the singular values).
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their weight is 0.
     tol: Largest residual that counts as solved. Default: 3000 roundings of the
@@ -333,10 +333,10 @@ def aligned_weights(
 
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
-    - A `Certificate`; `residual` is the largest entry of :math:`B M B -
-      \lambda_s V V^\top` relative to :math:`\lambda_s`, where `w = B p`.
-      Rounding puts it at about :math:`\epsilon \lambda_{\max} /
-      \lambda_{\min}`, over the eigenvalues kept; much lower where only the
+    - A `Certificate`; `residual` is the largest entry of `B M B -
+      λ_s V Vᵀ` relative to `λ_s`, where `w = B p`.
+      Rounding puts it at about `ε λ_max /
+      λ_min`, over the eigenvalues kept; much lower where only the
       lengths of the gradients are far apart. `iterations` is 0.
 
   Raises:
