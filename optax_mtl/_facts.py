@@ -75,18 +75,23 @@ class _WatchedArgs(Mapping[str, Any]):
     return len(self.args)
 
 
-def facts(method: optax.GradientTransformation) -> Facts:
+def facts(
+  method: optax.GradientTransformation, *, axis_name: str | None = None
+) -> Facts:
   """Traces one step of a method and says what it read.
 
   Args:
     method: A method, as its function returns it. It is traced abstractly, so
       nothing is computed.
+    axis_name: The axis that a rule gathers over which sees all solutions of a
+      front; the step is traced under a `vmap` with that name. None: no `vmap`.
 
   Returns:
     What it read.
 
   Raises:
     TypeError: It is no method of this package, for instance a whole chain.
+    NameError: The rule gathers over an axis, and `axis_name` does not say so.
 
   Example:
     >>> import optax_mtl
@@ -113,8 +118,14 @@ def facts(method: optax.GradientTransformation) -> Facts:
         return rule.update(step, rule.init(params))
       return rule.weigh(step, rule.observe(step, rule.init()))
 
+    def member(_: jax.Array, step: Any = step) -> Any:
+      return step()
+
     try:
-      jax.eval_shape(step)
+      if axis_name is None:
+        jax.eval_shape(step)
+      else:
+        jax.eval_shape(jax.vmap(member, axis_name=axis_name), jnp.zeros(2))
       break
     except MissingArgumentError as error:
       argument: ExtraArg[Any] = vars(Step)[error.argument]

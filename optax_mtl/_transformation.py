@@ -135,10 +135,11 @@ def own_buffers(state: Any) -> Any:
   """The state with a buffer for each leaf, so that all can be donated.
 
   An array in two fields, or one that the caller keeps, would be donated twice,
-  or deleted under the caller.
+  or deleted under the caller. Types are no longer weak either, as a Python
+  number in `init` makes them: a state that changes its type breaks `scan`.
   """
   return jax.tree.map(
-    lambda x: x.copy() if isinstance(x, jax.Array) else jnp.array(x), state
+    lambda x: jnp.array(x, dtype=jnp.result_type(x), copy=True), state
   )
 
 

@@ -16,8 +16,9 @@ class TrackConflictsState(NamedTuple):
   """State of `track_conflicts`.
 
   Attributes:
-    cosines: Array [T, T], the cosines between the task gradients.
-    conflict_rate: Scalar, the share of pairs of active tasks whose inner
+    cosines: Array [T, T], the cosines between the task gradients; 0 for a task
+      that is absent or not finite.
+    conflict_rate: Scalar, the share of pairs of the other tasks whose inner
       product is negative.
     inner_state: The state of what is wrapped.
   """
@@ -71,17 +72,21 @@ def track_conflicts(
     **extra_args: Any,
   ) -> tuple[Any, TrackConflictsState]:
     gram = as_task_gradients(updates, num_tasks, params).gram()
+    # A task that is not finite conflicts with none: its NaN would have
+    # `skip_nonfinite` leave out a step that `drop_nonfinite` has mended.
+    counts = jnp.isfinite(jnp.diagonal(gram))
     active = extra_args.get("active")
     if active is not None:
-      active = _checks.task_mask(active, num_tasks, "active")
-      both = active[:, None] & active[None, :]
-      gram = jnp.where(both, gram, jnp.zeros_like(gram))
+      counts &= _checks.task_mask(active, num_tasks, "active")
+    gram = jnp.where(
+      counts[:, None] & counts[None, :], gram, jnp.zeros_like(gram)
+    )
     new, inner_state = inner_tx.update(
       updates, state.inner_state, params, **extra_args
     )
     return new, TrackConflictsState(
       metrics.conflict_cosines(gram),
-      metrics.conflict_rate(gram, active),
+      metrics.conflict_rate(gram, counts),
       inner_state,
     )
 

@@ -9,16 +9,16 @@ import pytest
 
 import optax_mtl
 
-every_method = pytest.mark.parametrize("name", harness.NAMES)
+every_method = pytest.mark.parametrize("name", harness.WEIGHING + ["graddrop"])
 T = harness.NUM_TASKS
 
 
 def attempt(tx, grads=None, params="params", **changes):
   """Traces one update with some of its arguments changed; None removes one."""
   data = harness.to_dtype(harness.data(num_steps=1), "float32")
-  row = jax.tree.map(lambda leaf: leaf[0], data)
-  start = harness.params()
-  extra = {k: v for k, v in (row.extra | changes).items() if v is not None}
+  row, start = harness.row_of(data, 0), harness.params()
+  extra = harness.extra_of(row) | changes
+  extra = {k: v for k, v in extra.items() if v is not None}
   return jax.eval_shape(
     lambda g, e: tx.update(
       g, tx.init(start), start if params == "params" else params, **e
@@ -34,30 +34,68 @@ def stacked(**changes):
   return tree | {k: jnp.zeros(shape) for k, shape in changes.items()}
 
 
-@every_method
-@pytest.mark.parametrize("shape", [(2,), (), (4, 2), (T, 3)])
-def test_a_tree_that_is_not_stacked(name, shape):
-  """The leaf, its shape, the shape that it should have, and what to do."""
-  with pytest.raises(ValueError, match=r"leaf \['head'\]") as error:
-    attempt(harness.build(name), stacked(head=shape))
-  message = str(error.value)
-  assert str(list(shape)) in message
-  assert str(T) in message
-  assert "value_and_task_grads" in message and "accumulate" in message
+def losses_of(params):
+  return jnp.stack([jnp.sum(params), jnp.sum(params**2)])
+
+
+def without_head():
+  tree = stacked()
+  del tree["head"]
+  return tree
+
+
+HINTS = ("value_and_task_grads", "accumulate", "skip_nonfinite", "per_task")
+
+#: What -> how the update is called, the error, and what its message holds.
+UPDATES = {
+  **{
+    f"a leaf of shape {list(shape)}": (
+      {"grads": stacked(head=shape)},
+      ValueError,
+      (r"leaf ['head']", str(list(shape)), str(T), *HINTS),
+    )
+    for shape in [(2,), (), (4, 2), (T, 3)]
+  },
+  "a leaf of another number of tasks, and no params": (
+    {"grads": stacked(head=(2,)), "params": None},
+    ValueError,
+    ("leaf ['head']", "must start with 3"),
+  ),
+  "another structure": (
+    {"grads": without_head()},
+    ValueError,
+    ("differ in structure",),
+  ),
+  "active of numbers": (
+    {"active": jnp.ones(T, jnp.float32)},
+    TypeError,
+    ("active must be bool, got float32",),
+  ),
+  "active of too few": (
+    {"active": jnp.ones(T - 1, bool)},
+    ValueError,
+    ("active must hold one bool for each",),
+  ),
+  "names that differ": (
+    {
+      "losses": dict.fromkeys("abc", jnp.ones(())),
+      "kpis": dict.fromkeys("abd", jnp.ones(())),
+    },
+    ValueError,
+    ("different names", "a, b, c in losses=", "a, b, d in kpis="),
+  ),
+}
 
 
 @every_method
-def test_without_params_the_task_axis_is_still_checked(name):
-  with pytest.raises(ValueError, match=r"leaf \['head'\].*must start with 3"):
-    attempt(harness.build(name), stacked(head=(2,)), params=None)
-
-
-@every_method
-def test_another_structure(name):
-  grads = stacked()
-  del grads["head"]
-  with pytest.raises(ValueError, match="differ in structure"):
-    attempt(harness.build(name), grads)
+@pytest.mark.parametrize("what", UPDATES)
+def test_updates(name, what):
+  """The leaf or argument, what it is, what it should be, and what to do."""
+  call, kind, parts = UPDATES[what]
+  with pytest.raises(kind) as error:
+    attempt(harness.build(name), **call)
+  for part in parts:
+    assert part in str(error.value)
 
 
 def test_a_leaf_that_is_no_array():
@@ -67,72 +105,46 @@ def test_a_leaf_that_is_no_array():
 
 
 @every_method
-def test_a_missing_extra_arg(name):
+def test_an_extra_arg_that_is_missing_or_of_the_wrong_shape(name):
   """Names the argument, why it is needed, and the call."""
-  for need in optax_mtl.METHODS[name].info.needs:
-    with pytest.raises(TypeError, match=f"{name} needs {need}=.*: .*") as error:
-      attempt(harness.build(name), **{need: None})
-    assert f"tx.update(grads, state, params, {need}={need})" in str(error.value)
-
-
-@every_method
-@pytest.mark.parametrize("need", ["losses", "kpis", "preference"])
-def test_an_extra_arg_of_the_wrong_shape(name, need):
-  if need not in optax_mtl.METHODS[name].info.needs:
-    # What a method does not need, it does not look at.
-    attempt(harness.build(name), **{need: jnp.zeros((7, 7))})
-    return
-  with pytest.raises(ValueError, match=f"{need} must hold one value for each"):
-    attempt(harness.build(name), **{need: jnp.zeros(T + 1)})
-  with pytest.raises(ValueError, match=rf"{need} must have shape .*\[3, 1\]"):
-    attempt(harness.build(name), **{need: jnp.zeros((T, 1))})
-  with pytest.raises(ValueError, match=rf"{need} must have shape .*\[\]"):
-    attempt(harness.build(name), **{need: jnp.zeros(())})
-
-
-@every_method
-def test_active_must_be_bools(name):
   tx = harness.build(name)
-  with pytest.raises(TypeError, match="active must be bool, got float32"):
-    attempt(tx, active=jnp.ones(T, jnp.float32))
-  with pytest.raises(ValueError, match="active must hold one bool for each"):
-    attempt(tx, active=jnp.ones(T - 1, bool))
+  for need in optax_mtl.facts(tx).needs:
+    with pytest.raises(TypeError, match=f"{name} needs {need}=.*: .*") as error:
+      attempt(tx, **{need: None})
+    assert f"tx.update(grads, state, params, {need}={need})" in str(error.value)
+    if need == "second_grads":
+      with pytest.raises(ValueError, match="must start with 3"):
+        attempt(tx, second_grads={"head": jnp.zeros((2, 2))})
+      continue
+    for shape, message in (
+      ((T + 1,), f"{need} must hold one value for each"),
+      ((T, 1), rf"{need} must have shape .*\[3, 1\]"),
+      ((), rf"{need} must have shape .*\[\]"),
+    ):
+      with pytest.raises(ValueError, match=message):
+        attempt(tx, **{need: jnp.zeros(shape)})
 
 
 @every_method
 @pytest.mark.parametrize("num_tasks", [0, -1, 2.0, "3", None])
 def test_num_tasks(name, num_tasks):
-  function = optax_mtl.METHODS[name]
+  function = (harness.PACKAGE | harness.OWN)[name]
   example = function.info.example((0,))
   kind = ValueError if isinstance(num_tasks, int) else TypeError
   with pytest.raises(kind, match="num_tasks must be"):
     function(num_tasks, **example)
+  with pytest.raises(TypeError, match=f"{name}\\(\\).*num_tasks"):
+    function(**example)
 
 
 @every_method
 def test_num_tasks_cannot_be_traced(name):
-  function = optax_mtl.METHODS[name]
+  function = (harness.PACKAGE | harness.OWN)[name]
   with pytest.raises(TypeError, match="static_args=.*num_tasks"):
     jax.eval_shape(
       lambda n: function(n, **function.info.example((0,))).init({}),
       jnp.ones((), jnp.int32),
     )
-
-
-@every_method
-def test_options(name):
-  with pytest.raises(ValueError, match="heads must be one of 'sum'"):
-    harness.build(name, heads="mean")
-  with pytest.raises(ValueError, match="on_nonfinite must be one of"):
-    harness.build(name, on_nonfinite="ignore")
-  with pytest.raises(ValueError, match="shared= must be a pytree prefix"):
-    harness.build(name, shared={"body": True}).init(harness.params())
-  with pytest.raises(TypeError, match=r"leaf \['head'\] of shared= is a str"):
-    tx = harness.build(name, shared={"head": "no", "trunk": True})
-    tx.init(harness.params())
-  tx = harness.build(name, shared=lambda p: {k: k == "trunk" for k in p})
-  with pytest.raises(ValueError, match="shared= is a callable on the params"):
-    attempt(tx, params=None)
 
 
 @every_method
@@ -206,64 +218,70 @@ def test_mgda_refuses_negative_losses_whose_values_are_known():
   assert np.isnan(update(jnp.array([1.0, -1.0]))[0]).any()
 
 
-def test_gradnorm_norm_params():
-  tx = harness.build("gradnorm", norm_params={"body": True})
-  with pytest.raises(ValueError, match="norm_params= must be a pytree prefix"):
-    attempt(tx)
-
-
-# Sources.
-def losses_of(params):
-  return jnp.stack([jnp.sum(params), jnp.sum(params**2)])
-
-
-SOURCES = [
-  (lambda p: jnp.sum(p), ValueError, r"losses must have shape .*\[\]"),
-  (lambda p: [p, p], ValueError, r"losses\[0\] must be a scalar, got shape"),
-  (
-    lambda p: {"b": jnp.sum(p), "a": p},
+# Which leaves.
+#: What -> how leaves are chosen, the error and its message. A callable says
+#: something only once it has seen params.
+LEAVES = {
+  "no prefix": (
+    {"body": True},
     ValueError,
-    r"losses\['a'\] must be a scalar, got shape \[2\]",
+    "{}= must be a pytree prefix of the params",
   ),
-  (lambda p: [], ValueError, "losses is empty"),
-  (lambda p: None, TypeError, "losses must be an array"),
-  (lambda p: [jnp.sum(p), "x"], TypeError, r"losses\[1\] must be a scalar"),
-  (lambda p: jnp.argsort(p), TypeError, "losses must be real floating point"),
-]
+  "no bool": (
+    {"head": "no", "trunk": True},
+    TypeError,
+    r"leaf \['head'\] of {}= is a str",
+  ),
+  "no leaf": (
+    lambda p: jax.tree.map(lambda _: False, p),
+    ValueError,
+    r"{}= matches no leaf .* The leaves are \['head'\], \['trunk'\]\['bias'\]",
+  ),
+}
 
 
-@pytest.mark.parametrize("function, kind, message", SOURCES)
-@pytest.mark.parametrize("source", ["stacked", "implicit"])
-def test_loss_functions(function, kind, message, source):
-  with pytest.raises(kind, match=message):
-    optax_mtl.value_and_task_grads(function, source=source)(jnp.ones(2))
+@pytest.mark.parametrize("what", LEAVES)
+@pytest.mark.parametrize("name", harness.every_kind)
+def test_a_trunk_that_is_none(name, what):
+  """Refused by `init` and by `update`: the method would be off in silence."""
+  shared, kind, message = LEAVES[what]
+  tx = optax_mtl.on_trunk(harness.build(name), shared)
+  with pytest.raises(kind, match=message.format("shared")):
+    tx.init(harness.params())
+  row = harness.row_of(
+    harness.to_dtype(harness.data(num_steps=1), "float32"), 0
+  )
+  state = harness.build(name).init(harness.params())
+  with pytest.raises(kind, match=message.format("shared")):
+    tx.update(row.grads, state, **harness.extra_of(row))
 
 
-def test_source_arguments():
-  grads = optax_mtl.value_and_task_grads
-  with pytest.raises(ValueError, match="source must be one of 'stacked'"):
-    grads(losses_of, source="explicit")
-  for size in (0, -1, 1.0, "all"):
-    with pytest.raises(ValueError, match="chunk_size must be None or a pos"):
-      grads(losses_of, chunk_size=size)
-    with pytest.raises(ValueError, match="chunk_size must be None or a pos"):
-      optax_mtl.value_and_task_batch_grads(losses_of, chunk_size=size)
-    with pytest.raises(ValueError, match="chunk_size must be None or a pos"):
-      optax_mtl.value_and_representation_grads(
-        losses_of, losses_of, chunk_size=size
-      )
-  with pytest.raises(ValueError, match="argnums=1 names a positional"):
-    grads(losses_of, argnums=1)(jnp.ones(2))
-  with pytest.raises(TypeError, match=r"leaf \['n'\] of argument 0 .* int32"):
-    grads(lambda p: losses_of(p["x"]))(
-      {"x": jnp.ones(2), "n": jnp.zeros((), jnp.int32)}
-    )
-  with pytest.raises(TypeError, match="has_aux=True, fun must return a pair"):
-    grads(losses_of, has_aux=True)(jnp.ones(2))
-  with pytest.raises(TypeError, match="trunk must return a pair"):
-    optax_mtl.value_and_representation_grads(
-      lambda p: p, lambda p, z: losses_of(z), has_aux=True
-    )(jnp.ones(2))
+@pytest.mark.parametrize("what", LEAVES)
+def test_norm_params_that_are_none(what):
+  chosen, kind, message = LEAVES[what]
+  with pytest.raises(kind, match=message.format("norm_params")):
+    attempt(harness.build("gradnorm", norm_params=chosen))
+
+
+@pytest.mark.parametrize(
+  "norm_params",
+  [{"head": True, "trunk": False}, {"head": True, "trunk": True}],
+)
+def test_norm_params_of_a_head(norm_params):
+  """The norms are the trunk's: a head's leaf is not among them."""
+  tx = harness.build("gradnorm", norm_params=norm_params)
+  with pytest.raises(
+    ValueError, match=r"norm_params= .* leaf \['head'\], which"
+  ):
+    attempt(optax_mtl.on_trunk(tx, harness.SHARED))
+
+
+def test_a_trunk_twice():
+  tx = optax_mtl.on_trunk(harness.build("mgda"), harness.SHARED)
+  with pytest.raises(ValueError, match="trunk"):
+    attempt(optax_mtl.on_trunk(tx, harness.SHARED))
+  with pytest.raises(ValueError, match="heads must be one of 'sum'"):
+    optax_mtl.on_trunk(harness.build("mgda"), True, heads="mean")
 
 
 def test_gradnorm_norm_params_with_a_representation():
@@ -305,6 +323,17 @@ def test_wrapper_arguments():
   method = optax_mtl.mgda(2)
   with pytest.raises(TypeError, match="refresh_every wraps a method .* chain"):
     optax_mtl.refresh_every(optax.chain(method, optax.sgd(0.1)), 2)
+  with pytest.raises(TypeError, match="ema_weights wraps a method .* chain"):
+    optax_mtl.ema_weights(optax.chain(method, optax.sgd(0.1)))
+  for wrap, name in (
+    (lambda tx: optax_mtl.refresh_every(tx, 2), "refresh_every"),
+    (optax_mtl.ema_weights, "ema_weights"),
+  ):
+    without = optax_mtl.skip_nonfinite(harness.build("graddrop"))
+    with pytest.raises(TypeError, match=f"{name} .* graddrop has none"):
+      wrap(without)
+  with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)"):
+    optax_mtl.ema_weights(method, 1.0)
   with pytest.raises(ValueError, match="every_k must lie"):
     optax_mtl.refresh_every(method, 0)
   with pytest.raises(ValueError, match="every_k must lie"):
