@@ -5,7 +5,7 @@ import re
 import sys
 
 DOCS = pathlib.Path(__file__).parent
-sys.path[:0] = [str(DOCS), str(DOCS.parent)]
+sys.path.insert(0, str(DOCS))
 
 import generate  # noqa: E402
 
@@ -18,14 +18,13 @@ version = release = optax_mtl.__version__
 extensions = [
   "myst_parser",
   "sphinx.ext.autodoc",
-  "sphinx.ext.mathjax",
   "sphinx.ext.napoleon",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "optax_mtl"
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 # Docstrings write code in single backticks.
@@ -69,15 +68,10 @@ def _returns(lines):
   return [*lines[:start], *body, "", *lines[end:]]
 
 
-def _markdown(app, what, name, obj, options, lines):
-  """Docstrings write mathematics and shapes as they read best: not in RST."""
+def _as_rst(app, what, name, obj, options, lines):
+  """Docstrings write shapes as they read best: not in RST."""
   text = "\n".join(_returns(lines))
 
-  def display(match):
-    return f"{match[1]}.. math:: {' '.join(match[2].split())}"
-
-  text = re.sub(r"(?m)^( *)\$\$(.+?)\$\$", display, text, flags=re.DOTALL)
-  text = re.sub(r"\$([^$\n]+)\$", r":math:`\1`", text)
   # Outside of code, the star in [T, *shape] starts no emphasis.
   code_or_star = re.compile(
     r"(?m)^ *(?:>>>|\.\.\.).*$|`[^`]*`|(?<=[\[ ])\*(?=\w)"
@@ -102,6 +96,6 @@ def _prepare(app):
 
 def setup(app):
   # Ahead of napoleon, which has priority 500.
-  app.connect("autodoc-process-docstring", _markdown, priority=400)
+  app.connect("autodoc-process-docstring", _as_rst, priority=400)
   # Before Sphinx looks for the files to read.
   app.connect("builder-inited", _prepare)

@@ -8,13 +8,24 @@ The Sphinx build calls `write_pages` for the method pages, and stops if
 """
 
 import argparse
+import ast
+import functools
 import importlib
 import inspect
 import pathlib
 import re
 import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
 
-import optax_mtl
+import jax.numpy as jnp
+
+# Of this checkout, whatever is installed.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import optax_mtl  # noqa: E402
+from optax_mtl import _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -23,14 +34,14 @@ COMMAND = "make generate"
 _BEGIN = f"<!-- methods:begin (written by `{COMMAND}`) -->"
 _END = "<!-- methods:end -->"
 
-#: Family -> its heading, and what its methods have in common. In this order.
-FAMILIES = {
-  "fixed": ("Fixed weights", "The weights are known before training."),
-  "loss": (
+#: Room -> its heading, and what its methods have in common. In this order.
+ROOMS = {
+  "losses": (
     "From the losses",
-    "The weights come from the losses, or from other numbers of the tasks. "
-    "Nothing asks for the task gradients one by one, so with the implicit "
-    "source a step costs one backward pass, whatever the number of tasks.",
+    "The weights come from the losses, from other numbers of the tasks, or "
+    "from nothing at all. Nothing asks for the task gradients one by one, so "
+    "with the implicit source a step costs one backward pass, whatever the "
+    "number of tasks.",
   ),
   "gram": (
     "From the Gram matrix",
@@ -38,62 +49,88 @@ FAMILIES = {
     "every source, that is one backward pass a task, and with the "
     "representation source one through the heads alone.",
   ),
-  "pareto": (
+  "gradients": (
+    "From the gradients themselves",
+    "The update is made entry by entry, and there are no weights. The task "
+    "gradients are stacked, whatever the source.",
+  ),
+  "preference": (
     "With a preference",
     "The update takes a preference, and finds a solution that fits it on the "
     "Pareto front. `vmap` over preferences trains a whole front at once.",
   ),
 }
 
-#: Modules whose public names have to be documented.
-_PUBLIC = ("methods", "pareto", "solvers", "metrics", "wrappers", "plot")
+#: Modules whose public names have to be documented, beside the package.
+_PUBLIC = ("pareto", "solvers", "metrics", "wrappers", "plot")
+
+#: How many tasks the methods are built for to see what they read.
+_NUM_TASKS = 3
 
 
-def methods_by_family():
-  """Family -> functions, in the order of `FAMILIES`."""
-  functions = optax_mtl.METHODS.values()
-  unknown = {f.info.family for f in functions} - FAMILIES.keys()
+def methods_by_room() -> dict[str, list[Any]]:
+  """Room -> the package's methods, in the order of `ROOMS`, then by name.
+
+  A method that was registered from elsewhere has no room, and no page here.
+  """
+  functions = [f for f in optax_mtl.METHODS.values() if f.info.room]
+  unknown = {f.info.room for f in functions} - ROOMS.keys()
   if unknown:
     raise ValueError(
-      f"Families {sorted(unknown)} have no heading: add them to FAMILIES in "
+      f"Rooms {sorted(unknown)} have no heading: add them to ROOMS in "
       "docs/generate.py."
     )
   return {
-    family: [f for f in functions if f.info.family == family]
-    for family in FAMILIES
+    room: sorted(
+      (f for f in functions if f.info.room == room), key=lambda f: f.info.name
+    )
+    for room in ROOMS
   }
 
 
-def _needs(info) -> str:
-  return ", ".join(f"`{name}=`" for name in info.needs) or "–"
+@functools.cache
+def _built(function: Any) -> tuple[optax_mtl.Method, optax_mtl.Facts]:
+  """The method with its defaults, and what it reads; traced once."""
+  example = function.info.example(tuple(range(_NUM_TASKS)))
+  method = function(_NUM_TASKS, **example)
+  return method, optax_mtl.facts(method)
 
 
-def _cost(info) -> str:
-  return "T + 1" if info.uses_gram else "1"
+def _needs(facts: optax_mtl.Facts) -> str:
+  names = [f"`{name}=`" for name in facts.needs]
+  names += [f"`{name}=` if there is one" for name in facts.optional]
+  return ", ".join(names) or "–"
 
 
-def _summary(function) -> str:
+def _cost(facts: optax_mtl.Facts) -> str:
+  if facts.gram:
+    return "T + 1"
+  return "T" if facts.stacked else "1"
+
+
+def _summary(function: Any) -> str:
   """The first sentence of the docstring, without its full stop."""
-  return inspect.getdoc(function).splitlines()[0].rstrip(".")
+  first, _, _ = inspect.getdoc(function).partition("\n\n")
+  return " ".join(first.split()).rstrip(".")
 
 
-def _link(info) -> str:
+def _link(info: optax_mtl.MethodInfo) -> str:
   """The paper as a link; the part before the first semicolon."""
   return f"[{info.paper.split(';')[0]}]({info.url})"
 
 
-def _rows(functions, name) -> list[str]:
+def _rows(functions: list[Any], name: Callable[[Any], str]) -> list[str]:
   rows = [
     "| Method | What it does | Needs | Backward passes | Weights sum to |",
     "|---|---|---|---|---|",
   ]
   for function in functions:
-    info = function.info
+    info, (_, facts) = function.info, _built(function)
     cells = (
       name(info),
       _summary(function),
-      _needs(info),
-      _cost(info),
+      _needs(facts),
+      _cost(facts),
       info.weights_sum,
     )
     rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
@@ -101,8 +138,8 @@ def _rows(functions, name) -> list[str]:
 
 
 def table() -> str:
-  """The README's table: one row a method, families one after another."""
-  functions = [f for group in methods_by_family().values() for f in group]
+  """The README's table: one row a method, rooms one after another."""
+  functions = [f for group in methods_by_room().values() for f in group]
   return "\n".join(
     _rows(functions, lambda info: f"[`{info.name}`]({info.url})")
   )
@@ -119,61 +156,69 @@ def readme(text: str) -> str:
   return f"{head}{_BEGIN}\n{table()}\n{_END}{tail}"
 
 
-def _states(function) -> list[type]:
-  """The public classes of the method's own module."""
-  module = importlib.import_module(function.__module__)
+def _memories(function: Any) -> list[str]:
+  """Dotted names of the public classes of the method's own module."""
+  module = function.__module__
   return [
-    value
-    for name, value in vars(module).items()
+    f"{module}.{name}"
+    for name, value in vars(importlib.import_module(module)).items()
     if inspect.isclass(value)
-    and value.__module__ == function.__module__
+    and value.__module__ == module
     and not name.startswith("_")
   ]
 
 
-def _package(obj) -> str:
-  """The public package through which a class of a method file is reached."""
-  package = obj.__module__.rpartition(".")[0]
-  if not hasattr(importlib.import_module(package), obj.__name__):
-    return obj.__module__
-  return package
+def _state(function: Any) -> str:
+  """What the method's state is, in words."""
+  rule = _built(function)[0].rule
+  if isinstance(rule, optax_mtl.UpdateRule):
+    return f"`{type(rule.init({'w': jnp.ones(2)})).__name__}`, below"
+  memory = rule.init()
+  if memory == ():
+    what = "is empty"
+  elif isinstance(memory, optax_mtl.solvers.Certificate):
+    what = "is a [`Certificate`](../solvers.md#certificates)"
+  else:
+    what = f"is a `{type(memory).__name__}`, below"
+  return f"[`WeightState`](../api.md#methods), whose memory {what}"
 
 
-def _method_page(function) -> str:
-  info = function.info
-  claims = {
-    claim: text
-    for claim, text in optax_mtl._base.CLAIMS.items()
-    if claim in info.claims
-  }
+def _passes(facts: optax_mtl.Facts) -> str:
+  if facts.gram:
+    return (
+      "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
+    )
+  return "T, whose gradients are stacked" if facts.stacked else "1"
+
+
+def _method_page(function: Any) -> str:
+  info, (_, facts) = function.info, _built(function)
+  claims = [
+    text for claim, text in _registry.CLAIMS.items() if claim in info.claims
+  ]
   lines = [
     f"# {info.name}",
     "",
     f"Paper\n: [{info.paper}]({info.url})",
     "",
-    f"Family\n: {FAMILIES[info.family][0]}",
+    f"Kind\n: {ROOMS[info.room][0]}",
     "",
-    f"Extra args of `update`\n: {_needs(info)}",
+    f"Extra args of `update`\n: {_needs(facts)}",
     "",
-    "Backward passes with the implicit source\n: "
-    + (
-      "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
-      if info.uses_gram
-      else "1"
-    ),
+    f"Backward passes with the implicit source\n: {_passes(facts)}",
     "",
     f"The weights sum to\n: {info.weights_sum}",
     "",
+    f"State\n: {_state(function)}",
+    "",
     "Tested properties\n: "
-    + (
-      "; ".join(claims.values()) + "." if claims else "none beyond all methods'"
-    ),
+    + ("; ".join(claims) + "." if claims else "none beyond all methods'"),
     "",
     "```{eval-rst}",
     f".. autofunction:: optax_mtl.{info.name}",
   ]
-  for state in _states(function):
-    lines += ["", f".. autoclass:: {_package(state)}.{state.__name__}"]
+  for name in _memories(function):
+    lines += ["", f".. autoclass:: {name}"]
   return "\n".join([*lines, "```", ""])
 
 
@@ -190,10 +235,10 @@ def pages() -> dict[str, str]:
     "",
   ]
   result = {}
-  for family, functions in methods_by_family().items():
+  for room, functions in methods_by_room().items():
     if not functions:
       continue
-    title, text = FAMILIES[family]
+    title, text = ROOMS[room]
     lines += [f"## {title}", "", text, ""]
     lines += _rows(functions, lambda info: f"[`{info.name}`]({info.name}.md)")
     lines += ["", "```{toctree}", ":hidden:", ""]
@@ -219,36 +264,52 @@ def write_pages() -> None:
       path.write_text(text, encoding="utf-8")
 
 
-def _resolve(name: str):
+def _resolve(name: str) -> Any:
   """The object in a module; `pkgutil` would prefer a module of that name."""
   module, _, attribute = name.rpartition(".")
   return getattr(importlib.import_module(module), attribute)
 
 
+def exports(module: ModuleType) -> Iterator[str]:
+  """The names that a module makes public, as a type checker reads them.
+
+  Those of `__all__`; without it, what the module defines, what it imports "as"
+  the same name, and what a module makes public from which it imports all.
+  """
+  if hasattr(module, "__all__"):
+    yield from module.__all__
+    return
+  for node in ast.parse(inspect.getsource(module)).body:
+    names: list[str] = []
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      names = [node.name]
+    elif isinstance(node, ast.Assign):
+      names = [t.id for t in node.targets if isinstance(t, ast.Name)]
+    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+      names = [node.target.id]
+    elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+      yield from exports(importlib.import_module(node.module or ""))
+    elif isinstance(node, ast.Import | ast.ImportFrom):
+      names = [a.name for a in node.names if a.asname == a.name]
+    yield from (name for name in names if not name.startswith("_"))
+
+
 def public_names() -> list[str]:
   """Dotted names of everything public, but the modules themselves."""
-  modules = [optax_mtl]
-  modules += [
-    importlib.import_module(f"optax_mtl.{name}")
-    for name in (*_PUBLIC, "integrations.flax")
+  modules = [
+    importlib.import_module(name)
+    for name in (
+      "optax_mtl",
+      *(f"optax_mtl.{name}" for name in _PUBLIC),
+      "optax_mtl.integrations.flax",
+    )
   ]
-  names = []
-  for module in modules:
-    public = getattr(module, "__all__", None)
-    if public is None:
-      # Without __all__: what a module defines, or a package imports, itself.
-      public = [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and getattr(value, "__module__", "").startswith(module.__name__)
-      ]
-    names += [
-      f"{module.__name__}.{name}"
-      for name in public
-      if not inspect.ismodule(getattr(module, name))
-    ]
-  return sorted(names)
+  return sorted(
+    f"{module.__name__}.{name}"
+    for module in modules
+    for name in exports(module)
+    if not inspect.ismodule(getattr(module, name))
+  )
 
 
 def undocumented() -> list[str]:
@@ -260,7 +321,7 @@ def undocumented() -> list[str]:
   return [n for n in public_names() if id(_resolve(n)) not in documented]
 
 
-def main(argv=None) -> int:
+def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawTextHelpFormatter
   )

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-# The order in which JAX flattens a dict of losses: sorted.
+# The order of the rows, as JAX flattens a dict of losses: sorted.
 TASKS = ("digit", "even", "ink")
 
 
@@ -45,7 +45,5 @@ def losses_of(outputs, batch):
 
 def report(step: int, losses) -> None:
   """Prints one line: the loss of each task."""
-  row = "  ".join(
-    f"{task} {loss:7.4f}" for task, loss in zip(TASKS, losses, strict=True)
-  )
+  row = "  ".join(f"{task} {losses[task]:7.4f}" for task in TASKS)
   print(f"step {step:4d}  {row}")

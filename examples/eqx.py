@@ -46,9 +46,7 @@ def main():
   params, static = eqx.partition(
     Network(jax.random.key(0)), eqx.is_inexact_array
   )
-  tx = optax.chain(
-    optax_mtl.gradnorm(num_tasks=3, shared=shared), optax.adam(3e-3)
-  )
+  tx = optax.chain(optax_mtl.gradnorm(num_tasks=3), optax.adam(3e-3))
   opt_state = tx.init(params)
 
   def loss_fn(params, batch):
@@ -57,7 +55,9 @@ def main():
 
   @jax.jit
   def train_step(params, opt_state, batch):
-    losses, grads = optax_mtl.value_and_task_grads(loss_fn)(params, batch)
+    losses, grads = optax_mtl.value_and_task_grads(loss_fn, shared=shared)(
+      params, batch
+    )
     updates, opt_state = tx.update(grads, opt_state, params, losses=losses)
     return eqx.apply_updates(params, updates), opt_state, losses
 

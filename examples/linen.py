@@ -48,7 +48,7 @@ def train_step(state, batch):
     return digits.losses_of(outputs, batch), new["batch_stats"]
 
   (losses, batch_stats), grads = optax_mtl.value_and_task_grads(
-    loss_fn, has_aux=True
+    loss_fn, has_aux=True, shared=shared
   )(state.params)
   # Names of fields replace those fields; all others go to the method.
   state = state.apply_gradients(
@@ -65,9 +65,7 @@ def main():
     apply_fn=network.apply,
     params=variables["params"],
     batch_stats=variables["batch_stats"],
-    tx=optax.chain(
-      optax_mtl.mgda(num_tasks=3, shared=shared), optax.adam(3e-3)
-    ),
+    tx=optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3)),
   )
   for step, batch in enumerate(digits.batches(data, num_steps=101)):
     state, losses = train_step(state, batch)

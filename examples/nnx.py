@@ -76,7 +76,7 @@ def implicit_step(model, tx, opt_state, batch):
     return losses, nnx.state(merged, nnx.BatchStat)
 
   (losses, stats), grads = optax_mtl.value_and_task_grads(
-    loss_fn, has_aux=True, source="implicit"
+    loss_fn, has_aux=True, source="implicit", shared=shared
   )(params)
   updates, opt_state = tx.update(grads, opt_state, params, losses=losses)
   nnx.update(model, stats)
@@ -86,9 +86,13 @@ def implicit_step(model, tx, opt_state, batch):
 
 def main():
   data = digits.load()
-  tx = optax.chain(optax_mtl.mgda(num_tasks=3, shared=shared), optax.adam(3e-3))
+  tx = optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3))
   model = Network(nnx.Rngs(0))
-  optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+  # A source that knows the trunk gives no tree, and `nnx.Optimizer` takes
+  # nothing else: here the transformation is told instead.
+  optimizer = nnx.Optimizer(
+    model, optax_mtl.on_trunk(tx, shared), wrt=nnx.Param
+  )
   print("stacked source, nnx.Optimizer:")
   for step, batch in enumerate(digits.batches(data, num_steps=51)):
     losses = train_step(model, optimizer, batch)

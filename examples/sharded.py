@@ -60,13 +60,15 @@ def main():
     "heads": NamedSharding(mesh, P("model", None)),
   }
   params = jax.device_put(init(jax.random.key(0)), shardings)
-  method = optax_mtl.mgda(3, shared={"trunk": True, "heads": False})
-  tx = optax.chain(method, optax.adam(3e-3))
+  shared = {"trunk": True, "heads": False}
+  tx = optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3))
   opt_state = tx.init(params)
 
   @jax.jit
   def train_step(params, opt_state, batch):
-    losses, grads = optax_mtl.value_and_task_grads(loss_fn)(params, batch)
+    losses, grads = optax_mtl.value_and_task_grads(loss_fn, shared=shared)(
+      params, batch
+    )
     updates, opt_state = tx.update(grads, opt_state, params, losses=losses)
     return optax.apply_updates(params, updates), opt_state, losses
 
@@ -87,6 +89,7 @@ def main():
     )
     for key, sharding in shardings.items()
   }
+  method = optax_mtl.on_trunk(optax_mtl.mgda(num_tasks=3), shared)
   update = jax.jit(method.update)
   compiled = update.lower(stacked, method.init(params), params).compile()
   print("collectives of the method:", collectives(compiled))

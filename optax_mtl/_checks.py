@@ -1,13 +1,17 @@
 """Checks made while tracing, and the messages that teach."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from optax_mtl._dtypes import solver_dtype
+
+#: One value a task: an array [T], a sequence, or a dict by the tasks' names.
+TaskValues = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
 
 _UPDATE_HINT = (
   "A method takes a tree whose leaves are [num_tasks, *param.shape], as "
@@ -141,6 +145,103 @@ def task_vector(value: Any, num_tasks: int, name: str) -> jax.Array:
   return array.astype(solver_dtype())
 
 
+class TaskArgument(NamedTuple):
+  """One value a task, as an argument of a method gave it.
+
+  Attributes:
+    values: Array [T] in the solver's dtype.
+    names: The tasks' names, if a dict was given.
+    argument: What errors call it.
+  """
+
+  values: jax.Array
+  names: tuple[str, ...] | None
+  argument: str
+
+
+def task_argument(
+  value: TaskValues, num_tasks: int, argument: str
+) -> TaskArgument:
+  """An argument of a method that holds one value a task, checked.
+
+  A rule reads it with `step.given`, which compares the tasks' names, where it
+  was given as a dict, with those of the update.
+
+  Args:
+    value: Array [T], a sequence of scalars in the order of the rows, or a dict
+      of scalars by the tasks' names.
+    num_tasks: The number of tasks `T`.
+    argument: The argument's name, for errors.
+
+  Returns:
+    The values [T] in the solver's dtype, and the names.
+
+  Raises:
+    TypeError: It holds something that is not a number.
+    ValueError: It does not hold T scalars.
+
+  Example:
+    >>> import optax_mtl
+    >>> given = optax_mtl.task_argument({"b": 2.0, "a": 1.0}, 2, "weights")
+    >>> print(given.values, given.names)
+    [1. 2.] ('a', 'b')
+  """
+  values = task_vector(value, num_tasks, argument)
+  return TaskArgument(values, task_names(value), argument)
+
+
+def task_names(value: Any) -> tuple[str, ...] | None:
+  """The tasks' names, if `value` is a dict: its keys in the rows' order."""
+  if not isinstance(value, Mapping):
+    return None
+  return tuple(str(key) for key in sorted(value))
+
+
+def common_names(
+  named: Mapping[str, tuple[str, ...] | None],
+) -> tuple[str, ...] | None:
+  """The names that all agree on who have any; raises where they differ.
+
+  Args:
+    named: What the names were found at -> the names, or None.
+
+  Returns:
+    The names; None if there are none.
+
+  Raises:
+    ValueError: Two of them differ.
+  """
+  known = [(where, names) for where, names in named.items() if names]
+  for where, names in known[1:]:
+    if names != known[0][1]:
+      raise ValueError(
+        f"The tasks have different names: {', '.join(known[0][1])} in "
+        f"{known[0][0]}, but {', '.join(names)} in {where}. Use the same names "
+        "everywhere, or sequences in the order of the sorted names."
+      )
+  return known[0][1] if known else None
+
+
+def check_names(
+  given: TaskArgument, names: tuple[str, ...] | None, method: str
+) -> None:
+  """Raises unless an argument that was given by name fits the tasks' names."""
+  if given.names is None:
+    return
+  if names is None:
+    raise ValueError(
+      f"{method} was given {given.argument}= by name "
+      f"({', '.join(given.names)}), but this update has no names to compare "
+      "with: pass losses= as the dict that the loss function returned, or give "
+      f"{given.argument} as a sequence in the order of the rows."
+    )
+  if names != given.names:
+    raise ValueError(
+      f"{method} was given {given.argument}= for the tasks "
+      f"{', '.join(given.names)}, but the tasks are {', '.join(names)}."
+    )
+
+
 def task_mask(value: Any, num_tasks: int, name: str) -> jax.Array:
   """A per-task mask as an array [num_tasks] of bool."""
   array = stack_scalars(value, name)
@@ -229,7 +330,8 @@ def resolve_mask(mask: Any, params: Any, name: str) -> Any:
 
   Raises:
     TypeError: A leaf of the mask is not a bool.
-    ValueError: The mask is no prefix of the params.
+    ValueError: The mask is no prefix of the params, or matches none of their
+      leaves.
   """
   if callable(mask):
     mask = mask(params)
@@ -240,7 +342,7 @@ def resolve_mask(mask: Any, params: Any, name: str) -> Any:
         "a Python bool: which leaves take part has to be known when tracing."
       )
   try:
-    return jax.tree.map(
+    resolved = jax.tree.map(
       lambda keep, subtree: jax.tree.map(lambda _: bool(keep), subtree),
       mask,
       params,
@@ -250,3 +352,14 @@ def resolve_mask(mask: Any, params: Any, name: str) -> Any:
       f"{name}= must be a pytree prefix of the params, or a callable that "
       f"makes one from them: {error}"
     ) from error
+  chosen = jax.tree.leaves(resolved)
+  if chosen and not any(chosen):
+    names = [
+      jax.tree_util.keystr(path)
+      for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    raise ValueError(
+      f"{name}= matches no leaf of the params, so nothing would be weighed. "
+      f"The leaves are {', '.join(names[:8])}{', ...' if names[8:] else ''}."
+    )
+  return resolved

@@ -1,9 +1,8 @@
 """The one place that says in which precision small problems are solved."""
 
-import jax
 import jax.numpy as jnp
 
 
 def solver_dtype() -> jnp.dtype:
   """Dtype of weights, Gram matrices and solvers: float32, float64 under x64."""
-  return jnp.dtype("float64" if jax.config.jax_enable_x64 else "float32")
+  return jnp.dtype(jnp.result_type(float))

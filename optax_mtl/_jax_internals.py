@@ -21,12 +21,13 @@ import numpy as np
 
 
 def _local_primitive() -> Any:
+  from jax.core import ShapedArray
   from jax.extend.core import Primitive
   from jax.interpreters import mlir
 
   primitive = Primitive("mtl_is_local")
   constant = mlir.ir_constant
-  scalar_bool = jax.core.ShapedArray((), jnp.bool_)
+  scalar_bool = ShapedArray((), jnp.bool_)
 
   @primitive.def_abstract_eval
   def _abstract() -> Any:
@@ -40,7 +41,7 @@ def _local_primitive() -> Any:
 
   def lowering(ctx: Any) -> list[Any]:
     # Whatever is not there counts as "several devices".
-    where = getattr(ctx.module_context, "axis_context", None)
+    where: Any = getattr(ctx.module_context, "axis_context", None)
     if hasattr(where, "manual_axes"):  # inside shard_map
       names = frozenset(where.mesh.axis_names)
       local = where.mesh.size == 1 or frozenset(where.manual_axes) == names
@@ -150,10 +151,11 @@ def debug_check(condition: jax.Array, message: str, **values: Any) -> None:
 
 def is_traced(value: Any) -> bool:
   """Whether a value is not known while tracing; True if that cannot be told."""
-  tracer = getattr(jax.core, "Tracer", None)
-  if tracer is None:
+  try:
+    from jax.core import Tracer
+  except ImportError:
     return isinstance(value, jax.Array)
-  return isinstance(value, tracer)
+  return isinstance(value, Tracer)
 
 
 # --- Programs as data ---------------------------------------------------------

@@ -43,24 +43,21 @@ def delta_m(
   baseline: jax.typing.ArrayLike,
   higher_is_better: jax.typing.ArrayLike | Sequence[bool],
 ) -> jax.Array:
-  r"""Mean relative change against a baseline, in percent; lower is better.
+  """Mean relative change against a baseline, in percent; lower is better.
 
-  $$\Delta m = \frac{100}{K} \sum_{m=1}^K (-1)^{\delta_m}
-  \frac{M_m - B_m}{B_m}$$
-
-  with $\delta_m = 1$ if a higher $M_m$ is better, else 0. So a positive
-  $\Delta m$ means worse than the baseline, usually the single-task networks,
-  and -2 means two percent better on the average. Some papers report the
-  negative of this.
+  `Δm = 100/K Σ_m s_m (M_m - B_m) / B_m`, with `s_m = -1` if a higher `M_m` is
+  better, else 1. So a positive `Δm` means worse than the baseline, usually the
+  single-task networks, and -2 means two percent better on the average. Some
+  papers report the negative of this.
 
   Args:
-    metrics: float [..., K], metrics M; a task may have several. Leading axes
+    metrics: Array [..., K], metrics M; a task may have several. Leading axes
       (methods, seeds) are kept.
-    baseline: float [K], their baselines B, positive. A zero gives inf or NaN.
-    higher_is_better: bool [K], or one bool for all metrics.
+    baseline: Array [K], their baselines B, positive. A zero gives inf or NaN.
+    higher_is_better: Array [K] of bool, or one bool for all metrics.
 
   Returns:
-    Float [...], percent.
+    Array [...], percent.
 
   Raises:
     ValueError: The shapes do not fit.
@@ -93,21 +90,18 @@ def mean_rank(
   metrics: jax.typing.ArrayLike,
   higher_is_better: jax.typing.ArrayLike | Sequence[bool],
 ) -> jax.Array:
-  r"""Each method's rank among all methods, averaged over the metrics.
+  """Each method's rank among all methods, averaged over the metrics.
 
-  $$\mathrm{MR}_a = \frac{1}{K} \sum_{m=1}^K \Big(1
-  + \#\{b : b \text{ better than } a \text{ on } m\}
-  + \tfrac12 \#\{b \neq a : b \text{ equal to } a \text{ on } m\}\Big)$$
-
-  Rank 1 is the best; ties share their mean rank. A NaN is worse than any
-  number.
+  `MR_a` is the mean over the metrics of 1 plus the number of methods that are
+  better than `a`, plus half the number of others that are equal to it. Rank 1
+  is the best; ties share their mean rank. A NaN is worse than any number.
 
   Args:
-    metrics: float [A, K], for A methods K metrics.
-    higher_is_better: bool [K], or one bool for all metrics.
+    metrics: Array [A, K], for A methods K metrics.
+    higher_is_better: Array [K] of bool, or one bool for all metrics.
 
   Returns:
-    Float [A], between 1 and A; lower is better.
+    Array [A], between 1 and A; lower is better.
 
   Raises:
     ValueError: The shapes do not fit.
@@ -144,13 +138,13 @@ def _check_gram(gram: jax.typing.ArrayLike) -> jax.Array:
 
 
 def conflict_cosines(gram: jax.typing.ArrayLike) -> jax.Array:
-  r"""Cosines between the task gradients, $M_{ij} / \sqrt{M_{ii} M_{jj}}$.
+  """Cosines between the task gradients, `M_ij / √(M_ii M_jj)`.
 
   Args:
-    gram: float [..., T, T], inner products of the task gradients.
+    gram: Array [..., T, T], inner products of the task gradients.
 
   Returns:
-    Float [..., T, T] in [-1, 1]; negative where two tasks conflict. The row and
+    Array [..., T, T] in [-1, 1]; negative where two tasks conflict. The row and
     the column of a task with a zero gradient are 0.
 
   Raises:
@@ -175,15 +169,15 @@ def conflict_cosines(gram: jax.typing.ArrayLike) -> jax.Array:
 
 
 def conflict_angles(gram: jax.typing.ArrayLike) -> jax.Array:
-  r"""Angles between the task gradients, in radians.
+  """Angles between the task gradients, in radians.
 
-  $$\varphi_{ij} = \arccos \frac{M_{ij}}{\sqrt{M_{ii} M_{jj}}}$$
+  `φ_ij = arccos(M_ij / √(M_ii M_jj))`.
 
   Args:
-    gram: float [..., T, T], inner products of the task gradients.
+    gram: Array [..., T, T], inner products of the task gradients.
 
   Returns:
-    Float [..., T, T] in [0, π]; above π/2 where two tasks conflict, and π/2
+    Array [..., T, T] in [0, π]; above π/2 where two tasks conflict, and π/2
     for a task with a zero gradient. Rounding shows below angles of about 5e-4
     in float32: the cosine is flat there.
 
@@ -205,12 +199,12 @@ def conflict_rate(
   """Share of task pairs whose gradients have a negative inner product.
 
   Args:
-    gram: float [..., T, T], inner products of the task gradients. Leading axes
+    gram: Array [..., T, T], inner products of the task gradients. Leading axes
       (steps, seeds) are kept.
-    active: bool [T] or [..., T], tasks that count; all by default.
+    active: Array [T] or [..., T] of bool, tasks that count; all by default.
 
   Returns:
-    Float [...] in [0, 1]; 0 where there is no pair.
+    Array [...] in [0, 1]; 0 where there is no pair.
 
   Raises:
     ValueError: `gram` is not square, or `active` does not fit it.

@@ -72,6 +72,8 @@ def test_wheel_holds_the_package_alone(wheel):
     if path.is_file() and "__pycache__" not in path.parts
   }
   assert names == files
+  # A type checker reads the annotations of a package only with this file.
+  assert "optax_mtl/py.typed" in names
 
 
 def test_wheel_metadata(wheel, project):

@@ -10,7 +10,8 @@ pytest.importorskip("matplotlib")
 
 from matplotlib import colors  # noqa: E402
 
-from optax_mtl import _plot_base, plot  # noqa: E402
+from optax_mtl import plot  # noqa: E402
+from optax_mtl.plot import _arrays, _drawing  # noqa: E402
 
 LABELS = tuple(f"method_number_{index}" for index in range(40))
 
@@ -61,10 +62,10 @@ def test_nothing_overlaps(name, count, tmp_path):
 def test_forty_methods_are_told_apart():
   styles = {
     (style["color"], style["marker"])
-    for style in map(_plot_base.marker_style, range(40))
+    for style in map(_drawing.marker_style, range(40))
   }
   assert len(styles) == 40
-  lines = {str(_plot_base.line_style(index)) for index in range(28)}
+  lines = {str(_drawing.line_style(index)) for index in range(28)}
   assert len(lines) == 28
   figure = FIGURES["trade_off"](40)
   figure.draw_without_rendering()
@@ -88,7 +89,7 @@ def test_colours_differ_for_colour_blind_readers():
       ],
     ]
   )
-  rgb = np.array([colors.to_rgb(colour) for colour in _plot_base.COLOURS])
+  rgb = np.array([colors.to_rgb(colour) for colour in _drawing.COLOURS])
   linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
   seen = np.clip(np.einsum("mij,nj->mni", matrices, linear), 0, 1)
   # CIELAB, in which distances are about as large as they look.
@@ -130,11 +131,11 @@ def test_learning_curves_draws_means_and_bands():
 
 def test_smoothing_is_a_trailing_mean_and_survives_nan():
   values = np.array([[[1.0], [3.0], [5.0], [np.nan], [1.0], [2.0], [3.0]]])
-  smoothed = _plot_base.moving_mean(values, 2)[0, :, 0]
+  smoothed = _arrays.moving_mean(values, 2)[0, :, 0]
   np.testing.assert_array_equal(
     smoothed, [1.0, 2.0, 4.0, np.nan, np.nan, 1.5, 2.5]
   )
-  np.testing.assert_array_equal(_plot_base.moving_mean(values, 1), values)
+  np.testing.assert_array_equal(_arrays.moving_mean(values, 1), values)
 
 
 def test_weights_of_one_method_need_no_label():

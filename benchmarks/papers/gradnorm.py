@@ -15,9 +15,14 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import datasets, networks
+from benchmarks.data import datasets
+from benchmarks.networks import trunk_and_heads
+from benchmarks.networks.scores import Batch
 from benchmarks.papers import _report
 from optax_mtl import plot
+
+#: Name of a method -> what its training left; see `run`.
+Results = dict[str, dict[str, Any]]
 
 #: The paper's for this toy.
 _ALPHA = 0.12
@@ -36,7 +41,9 @@ STATIC = "gradnorm, static"
 METHODS = ("equal_weighting", "gradnorm", "uncertainty_weighting", STATIC)
 
 
-def _teacher(key, sigmas):
+def _teacher(
+  key: jax.Array, sigmas: Sequence[float]
+) -> Callable[[jax.Array, int], Batch]:
   """`(key, count) ->` examples of one problem of `datasets.gradnorm_toy`."""
   shared_key, own_key = jax.random.split(key)
   shared = 10.0 * jax.random.normal(shared_key, (100, 250))
@@ -44,7 +51,7 @@ def _teacher(key, sigmas):
   matrices = shared[None] + own
   scales = jnp.asarray(sigmas, jnp.float32)[None, :, None]
 
-  def draw(key, count):
+  def draw(key: jax.Array, count: int) -> Batch:
     x = jax.random.uniform(key, (count, 250), minval=-1.0, maxval=1.0)
     x = x / jnp.linalg.norm(x, axis=1, keepdims=True)
     y = scales * jnp.tanh(jnp.einsum("toi,ni->nto", matrices, x))
@@ -60,17 +67,17 @@ def _method(
     return optax_mtl.fixed_weighting(num_tasks, weights)
   if name == "gradnorm":
     return optax_mtl.gradnorm(
-      num_tasks, _ALPHA, norm_params=networks.last_shared_mask
+      num_tasks, _ALPHA, norm_params=trunk_and_heads.last_shared_mask
     )
   return optax_mtl.METHODS[name](num_tasks)
 
 
 def _trainer(
   name: str, sigmas: Sequence[float], steps: int, every: int
-) -> Callable:
+) -> Callable[..., Any]:
   """`(key, weights [T]) ->` what one seed's training leaves; see `run`."""
   # For the network only, since batches are drawn afresh.
-  problem = networks.build(
+  problem = trunk_and_heads.build(
     datasets.gradnorm_toy(sigmas=sigmas, num_train=1, num_test=1)
   )
   # The methods that ask for losses only cost one backward pass this way.
@@ -78,7 +85,7 @@ def _trainer(
     problem.loss_fn, source="stacked" if name == "gradnorm" else "implicit"
   )
 
-  def train(key, weights):
+  def train(key: jax.Array, weights: jax.Array) -> dict[str, jax.Array]:
     teacher_key, init_key, test_key, batch_key = jax.random.split(key, 4)
     draw = _teacher(teacher_key, sigmas)
     test = draw(test_key, _TEST)
@@ -88,7 +95,7 @@ def _trainer(
       _method(name, problem.num_tasks, weights), optax.adam(_LEARNING_RATE)
     )
 
-    def step(carry, index):
+    def step(carry: Any, index: jax.Array) -> Any:
       params, state = carry
       batch = draw(jax.random.fold_in(batch_key, index), _BATCH)
       losses, grads = losses_and_grads(params, batch)
@@ -96,7 +103,7 @@ def _trainer(
       params = optax.apply_updates(params, updates)
       return (params, state), optax.tree.get(state, "weights")
 
-    def chunk(carry, number):
+    def chunk(carry: Any, number: jax.Array) -> Any:
       carry, weights = jax.lax.scan(
         step, carry, number * every + jnp.arange(every)
       )
@@ -119,7 +126,7 @@ def run(
   num_seeds: int,
   num_evaluations: int = 30,
   names: Sequence[str] = METHODS,
-) -> dict[str, dict[str, Any]]:
+) -> Results:
   """Trains every method on every seed; a method's seeds run at once.
 
   A seed has its own matrices, start and batches, the same for every method.
@@ -141,7 +148,7 @@ def run(
   keys = jax.random.split(jax.random.key(0), num_seeds)
   weights = jnp.ones((num_seeds, len(sigmas)))
   every = max(1, steps // num_evaluations)
-  results = {}
+  results: Results = {}
   for name in names:
     if name == STATIC:
       weights = jnp.asarray(results["gradnorm"]["mean_weights"])
@@ -162,8 +169,8 @@ def weights_are_ordered(result: Mapping[str, Any]) -> bool:
   return bool((np.diff(result["weights"][:, -1], axis=-1) < 0).all())
 
 
-def _rows(results: dict, num_tasks: int) -> list[list[str]]:
-  rows = []
+def _rows(results: Results, num_tasks: int) -> list[list[str]]:
+  rows: list[list[str]] = []
   for name, result in results.items():
     final = result["weights"][:, -1].mean(axis=0)
     published = ""
@@ -182,7 +189,9 @@ def _rows(results: dict, num_tasks: int) -> list[list[str]]:
   return rows
 
 
-def _figures(results: dict, sigmas: Sequence[float], steps: int) -> dict:
+def _figures(
+  results: Results, sigmas: Sequence[float], steps: int
+) -> dict[str, Any]:
   """Weights over time, and the metric over time for each method."""
   number = len(sigmas)
   count = next(iter(results.values()))["weights"].shape[1]
@@ -219,7 +228,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps=(6000, "of Adam for two tasks; a quarter of them for ten"),
     seeds=(2, "networks a method"),
   )
-  results, figures, ordered = {}, {}, True
+  results: dict[str, Any] = {}
+  figures: dict[str, Any] = {}
+  ordered = True
   for number, sigmas in PROBLEMS.items():
     steps = args.steps if number == 2 else max(1, args.steps // 4)
     result = run(sigmas, steps, args.seeds)

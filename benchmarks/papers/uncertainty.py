@@ -6,7 +6,7 @@ transformation, and once more among the params, by the objective itself.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import optax_mtl
-from benchmarks import datasets
+from benchmarks.data import datasets
 from benchmarks.papers import _report
 from optax_mtl import plot
 
@@ -27,13 +27,15 @@ _TRUE = (10.0, 1.0)
 _TOLERANCE = 1e-6
 
 
-def _losses(params, x, y):
+def _losses(
+  params: dict[str, jax.Array], x: jax.Array, y: jax.Array
+) -> jax.Array:
   """Mean squared errors [2] of one line for each task."""
   prediction = x * params["slope"][None] + params["intercept"][None]
   return jnp.mean(jnp.square(prediction - y), axis=0)
 
 
-def _optimizer(steps):
+def _optimizer(steps: int) -> optax.GradientTransformation:
   # A constant rate would leave Adam circling around the optimum; with the usual
   # long memory of large gradients it would not get there.
   rate = optax.cosine_decay_schedule(0.1, steps)
@@ -69,7 +71,7 @@ def run(steps: int = 3000) -> dict[str, np.ndarray]:
     )
     losses_and_grads = optax_mtl.value_and_task_grads(_losses)
 
-    def step(carry, _):
+    def step(carry: Any, _: None) -> Any:
       params, state = carry
       losses, grads = losses_and_grads(params, x, y)
       updates, state = chain.update(grads, state, params, losses=losses)
@@ -78,18 +80,18 @@ def run(steps: int = 3000) -> dict[str, np.ndarray]:
 
     among = _optimizer(steps)
 
-    def objective(params):
+    def objective(params: Any) -> jax.Array:
       losses = _losses(params["line"], x, y)
       return optax_mtl.uncertainty_loss(losses, params["log_vars"])
 
-    def step_among(carry, _):
+    def step_among(carry: Any, _: None) -> Any:
       params, state = carry
       updates, state = among.update(jax.grad(objective)(params), state)
       params = optax.apply_updates(params, updates)
       return (params, state), params["log_vars"]
 
     @functools.partial(jax.jit, static_argnums=0)
-    def train(step, carry):
+    def train(step: Callable[..., Any], carry: Any) -> jax.Array:
       return jnp.exp(jax.lax.scan(step, carry, length=steps)[1] / 2)
 
     everything = {"line": line, "log_vars": jnp.zeros(2)}

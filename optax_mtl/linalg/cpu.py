@@ -18,6 +18,7 @@ The accumulators also make the result more accurate than one long sum.
 """
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,18 @@ def _groups(tiny: list[jax.Array]) -> list[list[jax.Array]]:
   return groups
 
 
-def _read(source, row, column, shape) -> jax.Array:
+#: Rows [T, P], and the function that makes them real.
+_Source = tuple[jax.Array, Callable[[jax.Array], jax.Array]]
+#: Which leaf a block comes from, and which block of it that is.
+_Which = tuple[jax.Array, jax.Array]
+
+
+def _read(
+  source: _Source,
+  row: int,
+  column: jax.Array,
+  shape: tuple[int, int],
+) -> jax.Array:
   """A `shape` piece of a source from `row` and `column` on."""
   rows, part = source
   start = (jnp.int32(row), jnp.asarray(column, jnp.int32))
@@ -102,7 +114,12 @@ def _read(source, row, column, shape) -> jax.Array:
   return part(piece).astype(solver_dtype())
 
 
-def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
+def _loop(
+  sources: Sequence[_Source],
+  num_tasks: int,
+  columns: int,
+  axes: frozenset[str],
+) -> jax.Array:
   """Gram matrix of the sources' whole blocks, `(rows [T, P], part)` each."""
   counts = [rows.shape[1] // columns for rows, _ in sources]
   # Block b of the loop is block `number[b]` of the leaf `leaf[b]`.
@@ -113,57 +130,53 @@ def _loop(sources, num_tasks: int, columns: int, axes) -> jax.Array:
   lanes = columns // _SLICES
   dtype = solver_dtype()
 
-  def block(leaf, number):
-    readers = [
-      lambda n, source=source: _read(
-        source, 0, n * columns, (num_tasks, columns)
-      )
-      for source in sources
-    ]
+  def reader(source: _Source) -> Callable[[jax.Array], jax.Array]:
+    return lambda n: _read(source, 0, n * columns, (num_tasks, columns))
+
+  def block(which: _Which) -> jax.Array:
+    leaf, number = which
+    readers = [reader(source) for source in sources]
     if len(readers) == 1:
       return readers[0](number)
     return jax.lax.switch(leaf, readers, number)
 
-  def multiply(total, which):
-    return total + _product(block(*which)), None
+  def multiply(total: jax.Array, which: _Which) -> tuple[jax.Array, None]:
+    return total + _product(block(which)), None
 
-  def multiply_pairs(total, which):
-    leaf, number = which
-    if len(sources) == 1:
+  def multiply_pairs(
+    total: tuple[jax.Array, ...], which: _Which
+  ) -> tuple[tuple[jax.Array, ...], None]:
+    whole = None if len(sources) == 1 else block(which)
+
+    def lane(i: int, k: int) -> jax.Array:
+      if whole is not None:
+        return whole[i : i + 1, k * lanes : (k + 1) * lanes]
       # Rows read one by one fuse into the products; rows cut out of a block
       # that is itself read in place are a factor of 4 slower.
-      def lane(i, k):
-        column = number * columns + k * lanes
-        return _read(sources[0], i, column, (1, lanes))
-    else:
-      rows = block(leaf, number)
+      column = which[1] * columns + k * lanes
+      return _read(sources[0], i, column, (1, lanes))
 
-      def lane(i, k):
-        return rows[i : i + 1, k * lanes : (k + 1) * lanes]
-
-    sums = []
+    sums: list[jax.Array] = []
     for old, (i, j) in zip(total, pairs, strict=True):
       terms = [lane(i, k) * lane(j, k) for k in range(_SLICES)]
       sums.append(old + functools.reduce(jnp.add, terms))
     return tuple(sums), None
 
-  if by_pairs:
-    step = multiply_pairs
-    init = tuple(jnp.zeros((1, lanes), dtype) for _ in pairs)
-  else:
-    step = multiply
-    init = jnp.zeros((num_tasks, num_tasks), dtype)
-  init = jax.tree.map(lambda x: _jax_internals.vary(x, axes), init)
-  total, _ = jax.lax.scan(step, init, (jnp.asarray(leaf), jnp.asarray(number)))
+  blocks = (jnp.asarray(leaf), jnp.asarray(number))
   if not by_pairs:
-    return total
+    zeros = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+    return jax.lax.scan(multiply, zeros, blocks)[0]
+  zeros = tuple(
+    _jax_internals.vary(jnp.zeros((1, lanes), dtype), axes) for _ in pairs
+  )
+  total, _ = jax.lax.scan(multiply_pairs, zeros, blocks)
   result = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
   for (i, j), entry in zip(pairs, total, strict=True):
     result = result.at[i, j].set(jnp.sum(entry))
   return result
 
 
-def gram(*leaves, num_tasks: int) -> jax.Array:
+def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   """Lower triangle (at least) of the Gram matrix, leaves whole on one device.
 
   Args:

@@ -212,11 +212,11 @@ def _combine_leaf(
       row = jnp.where(keep[t], row, jnp.zeros((), acc))
     return row * weights[t]
 
-  total = None
+  total = term(0)
   for start in range(0, num_tasks, _UNROLL):
     stop = min(start + _UNROLL, num_tasks)
-    for t in range(start, stop):
-      total = term(t) if total is None else total + term(t)
+    for t in range(max(start, 1), stop):
+      total = total + term(t)
     if stop < num_tasks:
       # A fusion of several dozen terms compiles slowly and runs no faster.
       total = jax.lax.optimization_barrier(total)

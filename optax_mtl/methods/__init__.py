@@ -1,5 +1,10 @@
-"""The methods, one file each; those that take a preference are in `pareto`.
+"""The methods, one file each, in rooms by what their rules read.
 
-The functions are exported by `optax_mtl` itself; import a method's module for
-the class of its state.
+* `losses`: numbers a task, such as its loss; one backward pass a step.
+* `gram`: the inner products of the task gradients.
+* `preference`: which point of the Pareto front is wanted.
+
+A rule that makes its update from the gradients themselves (an `UpdateRule`)
+lives in a room `gradients`, a function around a whole training step in a room
+`with_loss_fn`; the first of either opens its room.
 """

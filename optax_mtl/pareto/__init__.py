@@ -1,18 +1,10 @@
-"""Methods that take a preference, and what belongs to Pareto fronts."""
+"""Preferences, and measures of a Pareto front."""
 
-from optax_mtl.pareto.metrics import hypervolume_2d
-from optax_mtl.pareto.pareto_mtl import ParetoMtlState, pareto_mtl
+from optax_mtl.pareto.hypervolume import hypervolume_2d as hypervolume_2d
 from optax_mtl.pareto.preferences import (
-  das_dennis_directions,
-  invert_preference,
-  uniform_directions,
+  das_dennis_directions as das_dennis_directions,
 )
-
-__all__ = [
-  "ParetoMtlState",
-  "das_dennis_directions",
-  "hypervolume_2d",
-  "invert_preference",
-  "pareto_mtl",
-  "uniform_directions",
-]
+from optax_mtl.pareto.preferences import invert_preference as invert_preference
+from optax_mtl.pareto.preferences import (
+  uniform_directions as uniform_directions,
+)

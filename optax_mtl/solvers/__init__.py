@@ -1,9 +1,13 @@
 """Small convex problems on `[T, T]` and `[T]`, each with a certificate."""
 
 from optax_mtl.solvers._certificate import Certificate as Certificate
+from optax_mtl.solvers._certificate import Status as Status
+from optax_mtl.solvers._certificate import (
+  initial_certificate as initial_certificate,
+)
 from optax_mtl.solvers.bargaining import fairness as fairness
 from optax_mtl.solvers.bargaining import nash_bargaining as nash_bargaining
-from optax_mtl.solvers.cagrad import cagrad_weights as cagrad_weights
+from optax_mtl.solvers.conflict_averse import cagrad_weights as cagrad_weights
 from optax_mtl.solvers.dual_cone import project_dual_cone as project_dual_cone
 from optax_mtl.solvers.min_norm import min_norm as min_norm
 from optax_mtl.solvers.min_norm import min_norm_trace as min_norm_trace

@@ -3,113 +3,115 @@
 On `w` itself, with the Gram matrix divided by its largest diagonal entry.
 Reference: Lacoste-Julien & Jaggi, On the Global Linear Convergence of
 Frank-Wolfe Optimization Variants, NeurIPS 2015.
+
+A variant is a direction: a function of the point `u`, its image under the Gram
+matrix, the vertex that promises most and the vertex with weight that promises
+least, to the direction and the longest step along it.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
-from optax_mtl.solvers import _scaling
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
-
-class FrankWolfeProblem(NamedTuple):
-  """The Gram matrix over its largest diagonal entry, and the lengths."""
-
-  gram: jax.Array
-  lengths: jax.Array
-  usable: jax.Array
+Direction = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
 
 
-class FrankWolfeState(NamedTuple):
-  """A point of the simplex and the Gram matrix times it."""
+class Point(NamedTuple):
+  """A point of the simplex.
 
-  point: jax.Array
-  image: jax.Array
-  residual: jax.Array
-  iterations: jax.Array
-  stalled: jax.Array
+  Attributes:
+    u: `[T]`, on the simplex.
+    image: `[T]`, the Gram matrix times `u`.
+    residual: Scalar, the certificate of `u`.
+    steps: Scalar int32, the steps so far.
+    done: Scalar bool: solved.
+  """
 
-
-def make_problem(scaled: _scaling.ScaledGram) -> FrankWolfeProblem:
-  """The problem from cosines and lengths."""
-  longest = jnp.max(jnp.where(scaled.usable, scaled.lengths, 0.0))
-  lengths = scaled.lengths / jnp.where(longest > 0, longest, 1.0)
-  gram = scaled.cosines * lengths[:, None] * lengths[None, :]
-  return FrankWolfeProblem(gram, lengths, scaled.usable)
-
-
-def init(
-  problem: FrankWolfeProblem, start: jax.Array | None
-) -> FrankWolfeState:
-  """Starts at `start`, or at the shortest row."""
-  lengths = jnp.where(problem.usable, problem.lengths, jnp.inf)
-  shortest = jnp.arange(lengths.shape[0]) == jnp.argmin(lengths)
-  point = shortest.astype(lengths.dtype)
-  if start is not None:
-    start = jnp.where(problem.usable, jnp.maximum(start, 0.0), 0.0)
-    total = jnp.sum(start)
-    valid = (total > 0) & jnp.isfinite(total)
-    point = jnp.where(valid, start / jnp.where(valid, total, 1.0), point)
-  image = _scaling.dot(problem.gram, point)
-  return FrankWolfeState(
-    point=point,
-    image=image,
-    residual=residual_of(problem, point, image),
-    iterations=jnp.zeros((), jnp.int32),
-    stalled=jnp.zeros((), bool),
-  )
+  u: Array
+  image: Array
+  residual: Array
+  steps: Array
+  done: Array
 
 
-def step(
-  problem: FrankWolfeProblem, state: FrankWolfeState, variant: str
-) -> FrankWolfeState:
-  """One step of `variant`, with exact line search."""
-  point, image = state.point, state.image
-  index = jnp.arange(point.shape[0])
-  towards = jnp.argmin(jnp.where(problem.usable, image, jnp.inf))
-  away = jnp.argmax(jnp.where(point > 0, image, -jnp.inf))
-  towards_vertex = (index == towards).astype(point.dtype)
-  away_vertex = (index == away).astype(point.dtype)
-  share = point[away]
-  forward = towards_vertex - point
-  limit = jnp.ones_like(share)
-  if variant == "pairwise":
-    direction, limit = towards_vertex - away_vertex, share
-  elif variant == "away":
-    level = _scaling.dot(point, image)
-    retreat = (image[away] - level > level - image[towards]) & (share < 1)
-    direction = jnp.where(retreat, point - away_vertex, forward)
-    most = share / jnp.where(retreat, 1 - share, 1.0)
-    limit = jnp.where(retreat, most, limit)
-  else:
-    direction = forward
-  slope = _scaling.dot(direction, image)
-  curvature = _scaling.dot(direction, _scaling.dot(problem.gram, direction))
-  length = jnp.where(
-    curvature > 0, -slope / jnp.where(curvature > 0, curvature, 1.0), limit
-  )
-  length = jnp.clip(jnp.where(slope < 0, length, 0.0), 0.0, limit)
-  point = jnp.maximum(point + length * direction, 0.0)
-  if variant != "vanilla":
-    # A step to the limit empties a vertex: exactly, whatever rounding left.
-    dropped = (index == away) & (direction < 0) & (length >= limit)
-    point = jnp.where(dropped, 0.0, point)
-  point = point / jnp.sum(point)
-  image = _scaling.dot(problem.gram, point)
-  return FrankWolfeState(
-    point=point,
-    image=image,
-    residual=residual_of(problem, point, image),
-    iterations=state.iterations + 1,
-    stalled=state.stalled,
-  )
+def vanilla(
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
+  """Towards a vertex."""
+  return towards - u, jnp.ones_like(u[0])
 
 
-def residual_of(
-  problem: FrankWolfeProblem, point: jax.Array, image: jax.Array
-) -> jax.Array:
-  """The relative duality gap of `min_norm`, from `w` and the Gram times it."""
-  gap = (_scaling.dot(point, image) - image) / problem.lengths
-  gap = jnp.max(jnp.where(problem.usable, gap, -jnp.inf))
-  return jnp.maximum(gap, 0.0) / _scaling.dot(point, problem.lengths)
+def pairwise(
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
+  """From one vertex to another."""
+  return towards - away, dot(u, away)
+
+
+def away_step(
+  u: Array, image: Array, towards: Array, away: Array
+) -> tuple[Array, Array]:
+  """Towards a vertex or away from one, whichever promises more."""
+  share, level = dot(u, away), dot(u, image)
+  retreat = dot(image, away) - level > level - dot(image, towards)
+  retreat &= share < 1
+  most = share / jnp.where(retreat, 1 - share, 1.0)
+  along = jnp.where(retreat, u - away, towards - u)
+  return along, jnp.where(retreat, most, 1.0)
+
+
+def method(
+  direction: Direction, gram: Prepared, init: Array | None, tol: Array
+) -> tuple[Point, Callable[[Point], Point], Array]:
+  """A variant, ready to run as `min_norm` does it.
+
+  Args:
+    direction: The variant.
+    gram: The prepared Gram matrix.
+    init: `[T]`, where to start. Default, also if it is 0 wherever there is a
+      vertex: the shortest row.
+    tol: Scalar, the residual at which a point is `done`.
+
+  Returns:
+    The first point, the step from one to the next, and what `u` has to be
+    multiplied by to be weights: ones.
+  """
+  present = gram.present
+  lengths = jnp.where(present, gram.relative_lengths, 1.0)
+  matrix = gram.cosines * lengths[:, None] * lengths[None, :]
+
+  def vertex(index: Array) -> Array:
+    return (jnp.arange(len(lengths)) == index).astype(lengths.dtype)
+
+  def point(u: Array, steps: Array) -> Point:
+    image = dot(matrix, u)
+    # The relative duality gap, as `min_norm` defines it.
+    gap = jnp.where(present, (dot(u, image) - image) / lengths, 0.0)
+    residual = jnp.maximum(jnp.max(gap), 0.0) / dot(u, lengths)
+    return Point(
+      u=u, image=image, residual=residual, steps=steps, done=residual <= tol
+    )
+
+  def step(at: Point) -> Point:
+    towards = vertex(jnp.argmin(jnp.where(present, at.image, jnp.inf)))
+    away = vertex(jnp.argmax(jnp.where(at.u > 0, at.image, -jnp.inf)))
+    along, limit = direction(at.u, at.image, towards, away)
+    slope, curvature = dot(along, at.image), dot(along, dot(matrix, along))
+    length = jnp.where(curvature > 0, over(-slope, curvature), limit)
+    length = jnp.clip(jnp.where(slope < 0, length, 0.0), 0.0, limit)
+    u = jnp.maximum(at.u + length * along, 0.0)
+    # A step to the limit empties the vertex it leads away from: exactly,
+    # whatever rounding left.
+    u = jnp.where((away > 0) & (along < 0) & (length >= limit), 0.0, u)
+    return point(u / jnp.sum(u), at.steps + 1)
+
+  first = vertex(jnp.argmin(jnp.where(present, gram.lengths, jnp.inf)))
+  if init is not None:
+    start = jnp.where(present, jnp.maximum(init, 0.0), 0.0)
+    valid = (jnp.sum(start) > 0) & jnp.isfinite(jnp.sum(start))
+    first = jnp.where(valid, over(start, jnp.sum(start)), first)
+  return point(first, jnp.zeros((), jnp.int32)), step, jnp.ones_like(first)

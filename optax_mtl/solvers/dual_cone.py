@@ -3,203 +3,47 @@
 UPGrad projects every task's gradient, GEM ("DualProj") one weighted mean.
 """
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array
+from jax.typing import ArrayLike
 
-from optax_mtl.solvers import _certificate, _dual_cone_pivots, _unit_gram
-from optax_mtl.solvers._dual_cone_pivots import Found, residual_of
-from optax_mtl.solvers._scaling import over
+from optax_mtl.solvers import _gradient_blocks, _nonneg_qp, _prepare
+from optax_mtl.solvers._certificate import Certificate
+from optax_mtl.solvers._prepare import dot
 
-# From so many tasks on, conjugate gradients are faster than pivots alone: their
-# step costs products [K, T] x [T, T], and not a pass over K tableaus.
+# From so many tasks on, conjugate gradients come first if there is more than
+# one row: there they are faster than a factor for each row, 3 times at T = 40
+# and 12 times at T = 128.
 _FEW = 12
-# Steps of conjugate gradients, in units of T, before pivots take over. They are
-# many only where gradients are linearly dependent, and so are pivots.
-_GRADIENTS = 5
-# Once all rows are solved, up to so many steps more, towards so much less: each
-# takes off a digit's part, and where the problem is well conditioned the answer
-# is then as exact as that of the active-set method.
-_EXTRA = 16
-_AIM = 1 / 64
-# What their preconditioner adds to the unit diagonal. Saves half of the steps
-# where gradients nearly cancel; the count is flat from 0.03 to 0.3.
-_SHIFT = 0.1
-
-
-class _Gradients(NamedTuple):
-  """A block of `K` solves by conjugate gradients; see `_advance`."""
-
-  count: jax.Array  # scalar int32
-  solved: jax.Array  # scalar int32, steps until all rows were solved
-  extra: jax.Array  # [K, T], z >= 0
-  slopes: jax.Array  # [K, T], M v
-  best: jax.Array  # [K, T], of all z so far the one of least residual
-  residual: jax.Array  # [K, 1], its residual
-  direction: jax.Array  # [K, T]
-  image: jax.Array  # [K, T], M times the direction
-  curvature: jax.Array  # [K, 1], product of the two
-  conjugate: jax.Array  # [K, 1] bool, the next direction is to be conjugate
-
-
-def _dots(left: jax.Array, right: jax.Array) -> jax.Array:
-  """Products row by row, `[K, 1]`."""
-  return jnp.sum(left * right, axis=1, keepdims=True)
-
-
-def _norm_bound(unit: jax.Array) -> jax.Array:
-  """An upper bound of the largest eigenvalue, at most `T^(1/16)` too large."""
-  scale = jnp.max(jnp.sum(jnp.abs(unit), axis=1))
-  power = unit / scale
-  for _ in range(3):
-    power = jnp.matmul(power, power, precision="highest")
-  return scale * jnp.sum(power * power) ** 0.0625
-
-
-def _preconditioner(unit: jax.Array) -> jax.Array:
-  """Inverse of the matrix plus `_SHIFT`, one for all rows and supports."""
-  eye = jnp.eye(unit.shape[0], dtype=unit.dtype)
-  factor = lax.linalg.cholesky(unit + _SHIFT * eye, symmetrize_input=False)
-  for transpose in (False, True):
-    eye = lax.linalg.triangular_solve(
-      factor, eye, left_side=True, lower=True, transpose_a=transpose
-    )
-  return eye
-
-
-def _advance(
-  unit: jax.Array,
-  inverse: jax.Array,
-  start: jax.Array,
-  free: jax.Array,
-  length: jax.Array,
-  tol: float,
-  state: _Gradients,
-) -> _Gradients:
-  """One step of MPRGP, in every row at once.
-
-  Conjugate gradients on the entries with `z > 0`; if that would leave `z >= 0`,
-  up to the bound, and then one projected gradient step. Entries at the bound
-  are let go once their gradient is longer than that of the others.
-  """
-  z, slopes = state.extra, state.slopes
-  inner = jnp.where(z > 0, slopes, 0.0)
-  outer = jnp.where(free & (z <= 0), jnp.minimum(slopes, 0.0), 0.0)
-  excess = outer * outer - jnp.minimum(inner, z / length) * inner
-  inside = jnp.sum(excess, axis=1, keepdims=True) <= 0
-  ahead = jnp.matmul(inner, inverse, precision="highest")
-  ahead = jnp.where(z > 0, ahead, 0.0)
-  factor = over(_dots(ahead, state.image), state.curvature)
-  factor = jnp.where(state.conjugate, factor, 0.0)
-  direction = jnp.where(inside, ahead - factor * state.direction, outer)
-  image = jnp.matmul(direction, unit, precision="highest")
-  curvature = _dots(direction, image)
-  exact = over(_dots(slopes, direction), curvature)
-  down = direction > 0
-  reach = jnp.where(down, z / jnp.where(down, direction, 1.0), jnp.inf)
-  reach = jnp.min(reach, axis=1, keepdims=True)
-  part = jnp.minimum(exact, reach)
-  moved = jnp.maximum(z - part * direction, 0.0)
-  beyond = jnp.where(moved > 0, slopes - part * image, 0.0)
-  beyond = jnp.maximum(moved - length * beyond, 0.0)
-  moved = jnp.where(exact <= reach, moved, beyond)
-  slopes = jnp.matmul(start + moved, unit, precision="highest")
-  residual = residual_of(start, moved, slopes, free)
-  better = residual < state.residual
-  best = jnp.where(better, moved, state.best)
-  residual = jnp.where(better, residual, state.residual)
-  count = state.count + 1
-  return _Gradients(
-    count,
-    jnp.where(jnp.any(residual > tol), count, state.solved),
-    moved,
-    slopes,
-    best,
-    residual,
-    direction,
-    image,
-    curvature,
-    inside & (exact <= reach),
-  )
-
-
-def _solve(
-  unit: jax.Array, start: jax.Array, free: jax.Array, tol: float, max_iter: int
-) -> Found:
-  """Solves for `z` with unit diagonal."""
-  zeros, none = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
-  unsolved = jnp.full_like(start[:, :1], jnp.inf)
-
-  def by_pivots(found):
-    return _dual_cone_pivots.solve(unit, start, free, tol, max_iter, found)
-
-  if start.shape[1] < _FEW:
-    return by_pivots(Found(zeros, unsolved, none))
-  slopes = jnp.matmul(start, unit, precision="highest")
-  length = 1.9 / _norm_bound(unit)
-  inverse = _preconditioner(unit)
-  state = _Gradients(
-    none,
-    none,
-    zeros,
-    slopes,
-    zeros,
-    residual_of(start, zeros, slopes, free),
-    zeros,
-    zeros,
-    jnp.zeros_like(unsolved),
-    jnp.zeros_like(unsolved, bool),
-  )
-  limit = _GRADIENTS * start.shape[1]
-
-  def proceed(s):
-    # Until all are solved, and a little longer: `solved` stands still then.
-    unsolved = jnp.any(s.residual > _AIM * tol)
-    return unsolved & (s.count < jnp.minimum(s.solved + _EXTRA, limit))
-
-  state = lax.while_loop(
-    proceed,
-    lambda s: _advance(unit, inverse, start, free, length, tol, s),
-    state,
-  )
-  found = Found(state.best, state.residual, state.count)
-  # A loop of one trip, and not a condition: under `vmap` that would always run.
-  _, found = lax.while_loop(
-    lambda trip: trip[0],
-    lambda trip: (jnp.zeros((), bool), by_pivots(trip[1])),
-    (jnp.any(found.residual > tol), found),
-  )
-  return found
 
 
 def project_dual_cone(
-  gram: jax.Array,
-  vectors: jax.Array,
+  gram: ArrayLike,
+  vectors: ArrayLike,
   *,
-  active: jax.Array | None = None,
-  tol: float | None = None,
-  max_iter: int | None = None,
-) -> tuple[jax.Array, _certificate.Certificate]:
-  r"""Projects combinations of the task gradients on their dual cone.
+  active: ArrayLike | None = None,
+  tol: ArrayLike | None = None,
+  max_iter: ArrayLike | None = None,
+) -> tuple[Array, Certificate]:
+  """Projects combinations of the task gradients on their dual cone.
 
   The dual cone of the rows of `G` is the set of directions that hurt no task,
-  :math:`\{d : G d \ge 0\}`. The projection of :math:`G^\top u` on it is
-  :math:`G^\top v`, where `v` solves
-
-  .. math:: \min_v v^\top M v \quad \text{subject to} \quad v \ge u.
+  all `d` with `G d >= 0`. The projection of `Gᵀ u` on it is `Gᵀ v`, where `v`
+  minimises `vᵀ M v` subject to `v >= u`.
 
   Solved exactly, on the matrix scaled to unit diagonal, all rows of `vectors`
-  side by side: for few tasks by Lawson and Hanson's active-set method, from 12
-  on by conjugate gradients with proportioning (MPRGP), whose steps are products
-  with one matrix that all rows share. Rows that these leave unsolved are then
-  solved by the active-set method. Nothing is added to the matrix of the answer,
-  and the answer does not depend on the scale of the gradients, nor on that of
-  one of them.
+  side by side, by an active-set method whose steps change the support in
+  blocks. With more than one row and 12 tasks or more, conjugate gradients with
+  proportioning (MPRGP) come first, whose steps are products with one matrix
+  that all rows share, and the active-set method solves the rows that these
+  leave. Nothing is added to the matrix of the answer, and the answer does not
+  depend on the scale of the gradients, nor on that of one of them.
 
   Args:
-    gram: `[T, T]`, a real dtype. Gram matrix `M = G G^T` of the gradients.
+    gram: `[T, T]`, a real dtype. Gram matrix `M = G Gᵀ` of the gradients.
     vectors: `[K, T]`, a real dtype. Each row holds the coefficients `u` of one
       vector to project: `jnp.eye(T)` for UPGrad, one row of preferences for
       DualProj.
@@ -207,8 +51,7 @@ def project_dual_cone(
       coefficients in `vectors` are ignored, and 0 is returned.
     tol: Largest residual that counts as solved. Default: 16 roundings of the
       solver's dtype (1.9e-6 in float32).
-    max_iter: Most pivots in one attempt of the active-set method; there are up
-      to five, of which all but the first are rare. Default: `3 T + 10`.
+    max_iter: Most steps of each of the two methods. Default: `50 + 5 T`.
 
   Returns:
     A pair of
@@ -216,20 +59,23 @@ def project_dual_cone(
     - `[K, T]`, `solver_dtype()`: the coefficients `v`. `v >= u` holds exactly,
       and `v = u` for a task whose gradient is zero. NaN in the active columns
       if `gram` has an entry between active tasks that is not finite.
-    - A `Certificate`. With :math:`y = M v` and everything at unit diagonal,
-      `residual` is the largest :math:`|y_i|` where :math:`v_i > u_i` and
-      :math:`-y_i` elsewhere, relative to :math:`\sum_j |v_j|`, over all rows:
-      the relative change of the entries of the Gram matrix that would make the
-      answer exact. `iterations` counts pivots.
+    - A `Certificate`. With `y = M v` and everything at unit diagonal,
+      `residual` is the largest `|y_i|` where `v_i > u_i` and `-y_i` elsewhere,
+      relative to `Σ_j |v_j|`, over all rows: the relative change of the entries
+      of the Gram matrix that would make the answer exact. `iterations` are the
+      steps of the active-set method, each of them one linear system, of the row
+      that took most of them; with `K > 1` rows and 12 tasks or more, the steps
+      of conjugate gradients on all rows are added, and mostly are all.
 
   The norm of the projection inherits the rounding of the Gram matrix: with unit
-  diagonal, :math:`\|d\|^2` is off by at most :math:`2 (\rho + c\,\epsilon)
-  \|v\|_1 (\|v\|_1 + \|v^*\|_1)`, with :math:`\rho` the residual and `c` a small
-  number. Where gradients nearly cancel, :math:`\|v\|_1` is much larger than
-  :math:`\|d\|`, and no solver that is given a float32 Gram matrix does better.
+  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε) ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ`
+  the residual and `c` a small number. Where gradients nearly cancel, `‖v‖₁` is
+  much larger than `‖d‖`, and no solver that is given a float32 Gram matrix does
+  better.
 
   Raises:
-    ValueError: If the shapes do not fit together, or a limit is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -257,23 +103,60 @@ def project_dual_cone(
     Constraints with the Rate of Convergence and Finite Termination,
     Computational Optimization and Applications 30, 2005.
   """
-  unit = _unit_gram.unit_gram(gram, active)
-  dtype = unit.gram.dtype
-  num_tasks = unit.gram.shape[0]
+  prepared = _prepare.prepare(gram, active)
+  dtype, num_tasks = prepared.cosines.dtype, len(prepared.lengths)
   vectors = jnp.asarray(vectors)
   if vectors.ndim != 2 or vectors.shape[1] != num_tasks:
     raise ValueError(
       f"vectors must have shape [K, {num_tasks}], one row of coefficients for "
-      f"each vector to project; got shape {vectors.shape}."
+      f"each vector to project, got {list(vectors.shape)}."
     )
-  tol = _unit_gram.tolerance(tol, 16.0)
-  max_iter = _unit_gram.iteration_limit(max_iter, 3 * num_tasks + 10)
-  lower = jnp.where(unit.active[None, :], vectors.astype(dtype), 0.0)
-  start = jnp.where(unit.present, unit.norms, 0.0)[None, :] * lower
+  tol = _prepare.tolerance(tol, 16.0)
+  limit = _prepare.iteration_limit(max_iter, 50 + 5 * num_tasks)
+  # Rows of one size, on the unit gradients.
+  lower = jnp.where(prepared.active[None, :], vectors.astype(dtype), 0.0)
+  lengths = prepared.lengths[None, :]
+  start = prepared.ones[None, :] * lengths * lower
   size = jnp.max(jnp.abs(start), axis=1, keepdims=True)
   size = jnp.where(size > 0, size, 1.0)
-  free = jnp.broadcast_to(unit.present[None, :], start.shape)
-  found = _solve(unit.gram, start / size, free, tol, max_iter)
-  answer = lower + found.extra * size / unit.norms[None, :]
-  residual = jnp.max(found.residual)
-  return unit.poison(answer), unit.certify(residual, found.count, tol)
+  start = start / size
+  free = jnp.broadcast_to(prepared.present[None, :], start.shape)
+  extra, steps = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
+  residual = jnp.full_like(start[:, 0], jnp.inf)
+  if len(start) > 1 and num_tasks >= _FEW:
+    block = _gradient_blocks.solve(prepared.cosines, start, free, tol, limit)
+    extra, residual, steps = block.best, block.residual, block.steps
+  # Rows that are not solved yet; the driver takes no step for the others.
+  left = residual > tol
+  solve = functools.partial(_one_row, prepared.cosines, tol, limit)
+  at = jax.vmap(solve)(start, free & left[:, None])
+  better = left & (at.residual < residual)
+  extra = jnp.where(better[:, None], at.u, extra)
+  residual = jnp.max(jnp.where(better, at.residual, residual))
+  return (
+    prepared.poison(lower + extra * size / lengths),
+    prepared.certify(
+      residual,
+      steps + jnp.max(at.steps),
+      tol,
+      out_of_iterations=jnp.any(~at.done),
+    ),
+  )
+
+
+def _one_row(
+  cosines: Array, tol: Array, max_iter: Array, start: Array, free: Array
+) -> _nonneg_qp.Point:
+  """What is added to `start` `[T]`, by the driver."""
+  problem = _nonneg_qp.Problem(
+    hessian=cosines,
+    slope=lambda z: dot(cosines, start + z),
+    size=lambda z: jnp.sum(jnp.abs(start + z)),
+    free=free,
+    residual=lambda z, slope: _gradient_blocks.residual_of(
+      start, z, slope, free
+    ),
+  )
+  # First on what the vector itself hurts.
+  hurt = problem.slope(jnp.zeros_like(start)) < 0
+  return _nonneg_qp.solve(problem, hurt, tol, max_iter)

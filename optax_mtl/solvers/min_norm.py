@@ -1,27 +1,120 @@
-"""The shortest vector in the convex hull of the gradients."""
+"""The shortest vector in the convex hull of the gradients.
+
+Wolfe's method is the fully corrective member of the Frank-Wolfe family, with
+every vertex below the supporting hyperplane entering at once. It runs on
+`u_i = w_i n_i` (up to a factor), so that every row has length one. With `C` the
+cosines and `b_i = n_min / n_i`, the min-norm point over the simplex is, up to
+that factor, the minimiser over `u >= 0` of
+
+    f(u) = 1/2 u' (C + b b') u - b' u,
+
+because adding one coordinate `n_min` to every gradient adds a constant to the
+objective on the simplex. The diagonal of `C + b b'` is between 1 and 2 whatever
+the row scales, and `f` is bounded below even where the hull holds 0.
+"""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _dtypes
-from optax_mtl.solvers import _certificate, _frank_wolfe, _scaling, _wolfe
+from optax_mtl import _checks
+from optax_mtl.solvers import _frank_wolfe, _nonneg_qp, _prepare
+from optax_mtl.solvers._certificate import Certificate
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
-VARIANTS = ("wolfe", "pairwise", "away", "vanilla")
+# A variant, ready to run: its first point, a tuple with the fields `u`,
+# `residual`, `steps` and `done`; the step from one point to the next; and what
+# `u` has to be multiplied by to be weights, up to their sum.
+_Method = tuple[Any, Callable[[Any], Any], Array]
+
+
+class _Variant(NamedTuple):
+  """A row of the table of variants.
+
+  Attributes:
+    build: Function `(gram, init, tol) -> _Method`.
+    tol: Default tolerance, in float32 and in float64.
+    most: Function from `T` to the default limit on steps.
+  """
+
+  build: Callable[[Prepared, Array | None, Array], _Method]
+  tol: tuple[float, float]
+  most: Callable[[int], int]
+
+
+def _hull_problem(gram: Prepared) -> _nonneg_qp.Problem:
+  """`f` for the driver, with the duality gap for a certificate."""
+  ratio = gram.shortness
+
+  def residual(u: Array, slope: Array) -> Array:
+    """From slopes: the relative duality gap as `min_norm` defines it."""
+    scale = dot(ratio, u)
+    image = slope - ratio * (scale - 1.0)
+    gap = ratio * over(dot(u, image), scale) - image
+    gap = jnp.max(jnp.where(gram.present, gap, 0.0))
+    # Without a point there is no gap yet.
+    return jnp.where(scale > 0, over(gap, jnp.sum(u)), jnp.inf)
+
+  return _nonneg_qp.Problem(
+    hessian=gram.cosines + ratio[:, None] * ratio[None, :],
+    slope=lambda u: dot(gram.cosines, u) + ratio * (dot(ratio, u) - 1.0),
+    size=jnp.sum,
+    free=gram.present,
+    residual=residual,
+  )
+
+
+def _by_supports(gram: Prepared, init: Array | None, tol: Array) -> _Method:
+  """Wolfe's method, from the support of `init` or from all vertices."""
+  problem = _hull_problem(gram)
+  support = gram.present
+  if init is not None:
+    chosen = support & (init > 0)
+    support = jnp.where(jnp.any(chosen), chosen, support)
+  step = functools.partial(_nonneg_qp.step, problem, tol)
+  return _nonneg_qp.start(problem, support), step, gram.shortness
+
+
+def _first_order(direction: _frank_wolfe.Direction) -> _Variant:
+  """A row of the table for one of the Frank-Wolfe methods."""
+  return _Variant(
+    build=functools.partial(_frank_wolfe.method, direction),
+    # What linear convergence reaches in the steps on well-scaled problems.
+    tol=(1e-5, 1e-8),
+    most=lambda num_tasks: 1000,
+  )
+
+
+_TABLE = {
+  "wolfe": _Variant(
+    build=_by_supports,
+    # Rounding leaves 1 to 5 roundings in the gap.
+    tol=(8.0 * 2.0**-23, 8.0 * 2.0**-52),
+    # Typical are 1 to 10 steps, but none of Lawson and Hanson's methods has a
+    # better rule than 3 T; and room for the eager steps of few tasks.
+    most=lambda num_tasks: 50 + 3 * num_tasks,
+  ),
+  "pairwise": _first_order(_frank_wolfe.pairwise),
+  "away": _first_order(_frank_wolfe.away_step),
+  "vanilla": _first_order(_frank_wolfe.vanilla),
+}
+VARIANTS = tuple(_TABLE)
 
 
 def min_norm(
-  gram: jax.Array,
+  gram: ArrayLike,
   *,
-  variant: str = "wolfe",
-  active: jax.Array | None = None,
-  init: jax.Array | None = None,
-  tol: float | jax.Array | None = None,
-  max_iter: int | jax.Array | None = None,
-) -> tuple[jax.Array, _certificate.Certificate]:
+  variant: Literal["wolfe", "pairwise", "away", "vanilla"] = "wolfe",
+  active: ArrayLike | None = None,
+  init: ArrayLike | None = None,
+  tol: ArrayLike | None = None,
+  max_iter: ArrayLike | None = None,
+) -> tuple[Array, Certificate]:
   r"""Weights of the shortest vector in the convex hull of the gradients.
 
   Minimises `||G.T @ w||^2 = w' M w` over the simplex, given `M = G @ G.T`. The
@@ -100,26 +193,22 @@ def min_norm(
     NeurIPS 2015. Sener & Koltun, Multi-Task Learning as Multi-Objective
     Optimization, NeurIPS 2018.
   """
-  gram, active, init = _check(gram, variant, active, init)
-  _checks.check_range("tol", tol, 0.0, open_low=True)
-  _checks.check_range("max_iter", max_iter, 1)
-  if tol is None:
-    tol = _default_tol(variant, gram.dtype)
-  if max_iter is None:
-    max_iter = 50 + 3 * gram.shape[0] if variant == "wolfe" else 1000
-  tol = jnp.asarray(tol, gram.dtype)
-  max_iter = jnp.asarray(max_iter, jnp.int32)
-  return _solve(gram, active, init, tol, max_iter, variant=variant)
+  prepared, start = _check(gram, variant, active, init)
+  row = _TABLE[variant]
+  default = row.tol[prepared.cosines.dtype == jnp.float64]
+  tol = _prepare.tolerance(tol, default / prepared.eps)
+  limit = _prepare.iteration_limit(max_iter, row.most(len(prepared.lengths)))
+  return _solve(prepared, start, tol, limit, variant=variant)
 
 
 def min_norm_trace(
-  gram: jax.Array,
+  gram: ArrayLike,
   *,
-  variant: str = "wolfe",
+  variant: Literal["wolfe", "pairwise", "away", "vanilla"] = "wolfe",
   num_steps: int,
-  active: jax.Array | None = None,
-  init: jax.Array | None = None,
-) -> jax.Array:
+  active: ArrayLike | None = None,
+  init: ArrayLike | None = None,
+) -> Array:
   """The residual of `min_norm` after each of its first steps, for a plot.
 
   Args:
@@ -147,157 +236,93 @@ def min_norm_trace(
     >>> gaps.shape, bool(gaps[-1] < 1e-5)
     ((100,), True)
   """
-  gram, active, init = _check(gram, variant, active, init)
+  prepared, start = _check(gram, variant, active, init)
   _checks.check_range("num_steps", num_steps, 1)
-  return _trace(gram, active, init, variant=variant, num_steps=num_steps)
+  return _trace(prepared, start, variant=variant, num_steps=num_steps)
 
 
 # Compiled as a whole, for calls from outside of jit.
 @functools.partial(jax.jit, static_argnames="variant")
 def _solve(
-  gram: jax.Array,
-  active: jax.Array,
-  init: jax.Array | None,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  gram: Prepared,
+  init: Array | None,
+  tol: Array,
+  max_iter: Array,
   *,
   variant: str,
-) -> tuple[jax.Array, _certificate.Certificate]:
+) -> tuple[Array, Certificate]:
   """`min_norm` on checked arguments."""
-  num_tasks, dtype = gram.shape[0], gram.dtype
-  scaled = _scaling.scale_gram(gram, active)
-  settled = _settled(scaled)
-  if num_tasks == 1:
-    values = scaled.usable.astype(dtype)
-    residual, iterations = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-  elif num_tasks == 2 and variant == "wolfe":
-    values = _wolfe.two_vertices(scaled)
-    problem = _wolfe.make_problem(scaled)
-    point = values * scaled.lengths / jnp.max(scaled.lengths)
-    image = _scaling.dot(problem.cosines, point)
-    residual = _wolfe.residual_of(problem, point, image)
-    iterations = jnp.zeros((), jnp.int32)
+  settled = _settled(gram)
+  if len(gram.lengths) == 2 and variant == "wolfe":
+    values = _two_rows(gram)
+    problem = _hull_problem(gram)
+    point = values * gram.relative_lengths
+    residual = problem.residual(point, problem.slope(point))
+    steps, done = 0, True
   else:
-    problem, state, step = _build(scaled, variant, init, tol)
-
-    def proceed(state):
-      going = (state.residual > tol) & (state.iterations < max_iter)
-      return going & ~state.stalled
-
-    state = state._replace(stalled=settled)
-    state = lax.while_loop(proceed, step, state)
-    values, residual = _values(problem, state), state.residual
-    iterations = state.iterations
-  weights = _finish(scaled, values)
-  residual = jnp.where(settled, 0.0, residual)
-  residual = jnp.where(scaled.finite, residual, jnp.nan)
-  return weights, _certificate.Certificate(
-    residual, iterations, residual <= tol
+    first, step, scale = _TABLE[variant].build(gram, init, tol)
+    at = lax.while_loop(
+      lambda at: ~at.done & (at.steps < max_iter),
+      step,
+      first._replace(done=first.done | settled),
+    )
+    values, residual, steps, done = at.u * scale, at.residual, at.steps, at.done
+  # Among zero rows the weight is spread evenly, and `d = 0`.
+  zero = (gram.active & ~gram.present).astype(values.dtype)
+  values = jnp.where(
+    jnp.any(zero > 0), zero, jnp.where(gram.present, values, 0)
+  )
+  return gram.poison(over(values, jnp.sum(values))), gram.certify(
+    jnp.where(settled, 0.0, residual),
+    steps,
+    tol,
+    out_of_iterations=jnp.logical_not(done),
   )
 
 
 @functools.partial(jax.jit, static_argnames=("variant", "num_steps"))
 def _trace(
-  gram: jax.Array,
-  active: jax.Array,
-  init: jax.Array | None,
-  *,
-  variant: str,
-  num_steps: int,
-) -> jax.Array:
+  gram: Prepared, init: Array | None, *, variant: str, num_steps: int
+) -> Array:
   """`min_norm_trace` on checked arguments."""
-  scaled = _scaling.scale_gram(gram, active)
-  settled = _settled(scaled)
-  tol = jnp.asarray(jnp.finfo(gram.dtype).eps, gram.dtype)
-  _, state, step = _build(scaled, variant, init, tol)
+  settled = _settled(gram)
+  tol = jnp.asarray(gram.eps, gram.cosines.dtype)
+  first, step, _ = _TABLE[variant].build(gram, init, tol)
 
-  def advance(state, _):
-    new = step(state)
-    held = state.stalled | (state.residual <= tol)
-    state = jax.tree.map(lambda a, b: jnp.where(held, a, b), state, new)
-    return state, state.residual
+  def advance(at: Any, _: None) -> tuple[Any, Array]:
+    new = step(at)
+    at = jax.tree.map(lambda old, new: jnp.where(at.done, old, new), at, new)
+    return at, at.residual
 
-  state = state._replace(stalled=settled)
-  _, gaps = lax.scan(advance, state, length=num_steps)
+  first = first._replace(done=first.done | settled)
+  _, gaps = lax.scan(advance, first, length=num_steps)
   gaps = jnp.where(settled, 0.0, gaps)
-  return jnp.where(scaled.finite, gaps, jnp.nan)
+  return jnp.where(gram.finite, gaps, jnp.nan)
 
 
 def _check(
-  gram: Any, variant: Any, active: Any, init: Any
-) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-  """The array arguments in their working dtypes, or an error."""
-  _checks.check_choice("variant", variant, VARIANTS)
-  gram = jnp.asarray(gram)
-  if gram.ndim != 2 or gram.shape[0] != gram.shape[1] or not gram.shape[0]:
-    raise ValueError(
-      f"gram must have shape [T, T] with T >= 1, got {list(gram.shape)}. "
-      "Pass G @ G.T; for a batch of matrices use jax.vmap."
-    )
-  if jnp.iscomplexobj(gram) or gram.dtype == jnp.bool_:
-    raise TypeError(
-      f"gram must be real, got {gram.dtype}. For complex gradients pass the "
-      "real part of their inner products."
-    )
-  num_tasks = gram.shape[0]
-  if active is None:
-    active = jnp.ones(num_tasks, bool)
-  else:
-    active = _checks.task_mask(active, num_tasks, "active")
-  if init is not None:
-    init = _checks.task_vector(init, num_tasks, "init")
-  return gram.astype(_dtypes.solver_dtype()), active, init
-
-
-def _default_tol(variant: str, dtype: jnp.dtype) -> float:
-  """What a variant can reach: rounding, or what linear convergence pays for."""
-  if variant == "wolfe":
-    return 8.0 * float(jnp.finfo(dtype).eps)
-  return 1e-5 if dtype == jnp.float32 else 1e-8
-
-
-def _settled(scaled: _scaling.ScaledGram) -> jax.Array:
-  """Whether the answer needs no solving."""
-  trivial = jnp.any(scaled.zero) | ~jnp.any(scaled.usable)
-  return trivial | ~scaled.finite
-
-
-def _build(
-  scaled: _scaling.ScaledGram,
+  gram: ArrayLike,
   variant: str,
-  init: jax.Array | None,
-  tol: jax.Array,
-) -> tuple[Any, Any, Any]:
-  """A variant's problem, its first state, and the step from state to state."""
-  if variant == "wolfe":
-    problem = _wolfe.make_problem(scaled)
-    return (
-      problem,
-      _wolfe.init(problem, init),
-      lambda state: _wolfe.step(problem, state, tol),
-    )
-  problem = _frank_wolfe.make_problem(scaled)
-  return (
-    problem,
-    _frank_wolfe.init(problem, init),
-    lambda state: _frank_wolfe.step(problem, state, variant),
-  )
+  active: ArrayLike | None,
+  init: ArrayLike | None,
+) -> tuple[Prepared, Array | None]:
+  """The arguments that both functions have, checked."""
+  _checks.check_choice("variant", variant, VARIANTS)
+  prepared = _prepare.prepare(gram, active)
+  if init is None:
+    return prepared, None
+  return prepared, _checks.task_vector(init, len(prepared.lengths), "init")
 
 
-def _values(problem: Any, state: Any) -> jax.Array:
-  """The state's weights, up to their sum."""
-  if isinstance(state, _wolfe.WolfeState):
-    return _wolfe.weights(problem, state)
-  return state.point
+def _settled(gram: Prepared) -> Array:
+  """Whether the answer needs no solving: a zero row, nothing active, NaN."""
+  return jnp.any(gram.active & ~gram.present) | ~jnp.any(gram.active)
 
 
-def _finish(scaled: _scaling.ScaledGram, values: jax.Array) -> jax.Array:
-  """Weights on the simplex; the cases that need no solving; NaN for NaN."""
-  values = jnp.where(scaled.usable, values, 0.0)
-  values = jnp.where(
-    jnp.any(scaled.zero), scaled.zero.astype(values.dtype), values
-  )
-  total = jnp.sum(values)
-  weights = values / jnp.where(total > 0, total, 1.0)
-  active = scaled.usable | scaled.zero
-  return jnp.where(active & ~scaled.finite, jnp.nan, weights)
+def _two_rows(gram: Prepared) -> Array:
+  """The closed form for T = 2, up to its sum; uniform if both rows coincide."""
+  size = gram.relative_lengths
+  other = size[::-1]
+  values = jnp.maximum(other * (other - gram.cosines[0, 1] * size), 0.0)
+  usable = jnp.all(gram.present) & jnp.any(values > 0)
+  return jnp.where(usable, values, gram.ones)

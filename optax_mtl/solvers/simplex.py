@@ -2,16 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _dtypes
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
 
 
 def project_simplex(
-  v: jax.Array,
-  *,
-  active: jax.Array | None = None,
-  total: float | jax.Array = 1.0,
-) -> jax.Array:
+  v: ArrayLike, *, active: ArrayLike | None = None, total: ArrayLike = 1.0
+) -> Array:
   """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
 
   Exact, by sorting: `x = max(v - theta, 0)` with the one `theta` for which the
@@ -51,13 +51,13 @@ def project_simplex(
   else:
     active = _checks.task_mask(active, v.shape[0], "active")
   v = _checks.task_vector(v, v.shape[0], "v")
-  total = jnp.asarray(total, _dtypes.solver_dtype())
+  total = jnp.asarray(total, solver_dtype())
   return _project(v, active, total)
 
 
 # Compiled as a whole, for calls from outside of jit.
 @jax.jit
-def _project(v: jax.Array, active: jax.Array, total: jax.Array) -> jax.Array:
+def _project(v: Array, active: Array, total: Array) -> Array:
   """`project_simplex` on checked arguments."""
   bad = jnp.any(active & (jnp.isnan(v) | (v == jnp.inf)))
 

@@ -8,9 +8,9 @@ take one task after another, and say once that a better version exists.
 
 import os
 import warnings
+from importlib import metadata
 
 import jax
-import jaxlib
 
 _VERSION = "0.10.2"
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
@@ -19,7 +19,7 @@ _REMEDY = f"--{_FLAG}=-reduce"
 
 def batches_wrongly() -> bool:
   """Whether batched backward passes may come out wrong on CPU."""
-  return jaxlib.__version__ == _VERSION and _FLAG not in os.environ.get(
+  return metadata.version("jaxlib") == _VERSION and _FLAG not in os.environ.get(
     "XLA_FLAGS", ""
   )
 

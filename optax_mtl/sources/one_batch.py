@@ -203,7 +203,11 @@ def value_and_task_grads(
 
     losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
     pullback = lambda cotangent: vjp(cotangent)[0]  # noqa: E731
-    facts = {"names": names.names, "shared": trunk, "heads": heads}
+    facts: dict[str, Any] = {
+      "names": names.names,
+      "shared": trunk,
+      "heads": heads,
+    }
     if source == "implicit":
       grads = ImplicitTaskGradients(
         canonicalize(pullback, losses),

@@ -1,0 +1,1 @@
+"""How exact it is, against float64 solutions and TorchJD."""

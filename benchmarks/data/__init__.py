@@ -1,0 +1,1 @@
+"""What is trained on: data sets, and objectives given by a formula."""

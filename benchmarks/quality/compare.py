@@ -1,0 +1,127 @@
+"""Every method on one problem: `python -m benchmarks.quality.compare --help`.
+
+Trains a network with a shared trunk and one head per task with every registered
+method, several seeds at once, beside single-task baselines and a sweep of fixed
+weights. Prints a table; writes JSON, pictures and one HTML page.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console
+
+import optax_mtl
+from benchmarks.common import options, output
+from benchmarks.data import datasets
+from benchmarks.networks import trunk_and_heads
+from benchmarks.quality import recipes, report
+from benchmarks.quality.training import Run, Settings, split_validation, train
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  parser = options.new_parser("quality.compare", __doc__)
+  add = parser.add_argument
+  known = list(datasets.DATASETS)
+  add("--dataset", default="digits", choices=known, help="what to train on")
+  add("--data-dir", help="folder of the .npz files; digits and toys need none")
+  add(
+    "--methods",
+    type=options.words,
+    default="all",
+    help="comma-separated names; the baselines and the sweep are always there",
+  )
+  add("--steps", type=int, default=600, help="per network")
+  add("--seeds", type=int, default=3, help="networks a method")
+  add("--batch-size", type=int, default=128, help="examples a step")
+  add("--learning-rate", type=float, default=1e-3, help="Adam's")
+  add("--sweep", type=int, default=9, help="points, two tasks")
+  add("--network", default="mlp", choices=("mlp", "cnn"), help="the trunk")
+  add(
+    "--source",
+    default="stacked",
+    choices=("stacked", "implicit", "representation"),
+    help="where task gradients come from",
+  )
+  options.add_out(parser, "compare")
+  args = parser.parse_args(argv)
+  for name in ("steps", "seeds", "batch_size", "sweep"):
+    if getattr(args, name) < 1:
+      parser.error(f"--{name.replace('_', '-')} must be at least 1")
+  if args.methods == ["all"]:
+    args.methods = list(optax_mtl.METHODS)
+  options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
+  # The rows that let a reader judge the others come first.
+  first = [recipes.SINGLE_TASK, "equal_weighting", recipes.SWEEP]
+  args.names = first + [name for name in args.methods if name not in first]
+  return args
+
+
+def _train_all(
+  args: argparse.Namespace, problem: trunk_and_heads.Problem, console: Console
+) -> dict[str, tuple[recipes.Recipe, Run]]:
+  """Trains the methods in turn; on Ctrl-C, stops and keeps what is done."""
+  settings = Settings(
+    steps=args.steps,
+    batch_size=args.batch_size,
+    learning_rate=args.learning_rate,
+    num_seeds=args.seeds,
+    eval_every=max(1, args.steps // 20),
+    source=args.source,
+  )
+  train_set, validation_set = split_validation(problem.train)
+  runs: dict[str, tuple[recipes.Recipe, Run]] = {}
+  progress = output.new_progress(console)
+  try:
+    with progress:
+      overall = progress.add_task("all methods", total=len(args.names))
+      for name in args.names:
+        bar = progress.add_task(name, total=args.steps)
+        recipe = recipes.recipe(name, problem, settings, args.sweep)
+        runs[name] = (
+          recipe,
+          train(
+            problem,
+            recipe,
+            settings,
+            train_set=train_set,
+            validation_set=validation_set,
+            on_progress=lambda steps, bar=bar: progress.advance(bar, steps),
+          ),
+        )
+        progress.update(bar, completed=args.steps, visible=False)
+        progress.advance(overall)
+  except KeyboardInterrupt:
+    console.print(
+      f"[yellow]Stopped. {len(runs)} of {len(args.names)} are done and kept."
+    )
+  return runs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the comparison; returns the exit status."""
+  args = _parse(argv)
+  console = output.new_console(160)
+  try:
+    dataset = datasets.load(args.dataset, args.data_dir)
+  except (FileNotFoundError, ValueError) as error:
+    console.print(str(error), style="red", markup=False)
+    return 2
+  problem = trunk_and_heads.build(dataset, network=args.network)
+  runs = _train_all(args, problem, console)
+  if recipes.SINGLE_TASK not in runs:
+    console.print("Nothing to report: not even the baselines were trained.")
+    return 130
+  rows = report.summarize(dataset, runs)
+  console.print(report.table(dataset, rows, args.seeds))
+  console.print(*report.notes(dataset, runs), sep="\n")
+  output.say_wrote(report.write(args, dataset, runs, rows))
+  finite = all(np.isfinite(row.mean).all() for row in rows)
+  if not finite:
+    console.print("[yellow]Some metrics are not finite: see the table.")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

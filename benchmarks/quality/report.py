@@ -1,0 +1,384 @@
+"""What a comparison shows: a table, JSON, pictures and one HTML page."""
+
+import argparse
+import base64
+import dataclasses
+import datetime
+import html
+import pathlib
+import string
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.common import output
+from benchmarks.data.dataset import Dataset
+from benchmarks.quality.recipes import SINGLE_TASK, SWEEP, Recipe
+from benchmarks.quality.training import Run
+from optax_mtl import metrics, plot
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+Runs = Mapping[str, tuple[Recipe, Run]]
+
+#: The last columns are left to the page: a terminal has 80 characters.
+_TERMINAL_COLUMNS = -2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One line of the table.
+
+  Attributes:
+    label: The method.
+    mean: [T], test metrics, mean over seeds.
+    spread: [T], their standard deviation over seeds.
+    delta_m: Against the single-task networks, percent, lower is better.
+    mean_rank: Among the rows that train one network for all tasks.
+    steps_per_second: Of all seeds (and points) together.
+    num_networks: How many are trained at once.
+    peak_mib: Memory of the training step.
+    conflict_rate: Share of task pairs in conflict.
+    compile_seconds: Of the training step.
+    point: The row of the sweep or front that the metrics are of.
+  """
+
+  label: str
+  mean: np.ndarray
+  spread: np.ndarray
+  delta_m: float
+  mean_rank: float
+  steps_per_second: float
+  num_networks: int
+  peak_mib: float
+  conflict_rate: float
+  compile_seconds: float
+  point: list[float] | None
+
+
+def _single_task(values: np.ndarray) -> np.ndarray:
+  """[T, S, T] of networks trained for one task each: task i from network i."""
+  return np.stack(
+    [values[task, :, task] for task in range(len(values))], axis=1
+  )
+
+
+def _chosen(dataset: Dataset, run: Run, baseline: np.ndarray) -> int:
+  """The sweep's best point, by Δm on the validation split."""
+  scores = metrics.delta_m(
+    run.validation_metrics.mean(axis=1), baseline, dataset.higher_is_better
+  )
+  return int(np.nanargmin(np.asarray(scores)))
+
+
+def _test_metrics(
+  dataset: Dataset, runs: Runs, name: str
+) -> tuple[np.ndarray, list[float] | None]:
+  """A row's final test metrics [S, T] and which point they are of."""
+  recipe, run = runs[name]
+  final = run.test_metrics[:, :, -1]
+  if name == SINGLE_TASK:
+    return _single_task(final), None
+  if name == SWEEP:
+    single = runs[SINGLE_TASK][1].validation_metrics
+    best = _chosen(dataset, run, _single_task(single).mean(axis=0))
+    return final[best], recipe.points[best].tolist()
+  if recipe.point_is_preference:
+    return final[0], recipe.points[0].tolist()
+  return final[0], None
+
+
+def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
+  """The rows of the table, in the order of the runs."""
+  values = {name: _test_metrics(dataset, runs, name) for name in runs}
+  baseline = values[SINGLE_TASK][0].mean(axis=0)
+  multi = [name for name in runs if name != SINGLE_TASK]
+  ranks = {SINGLE_TASK: float("nan")}
+  if multi:
+    means = np.stack([values[name][0].mean(axis=0) for name in multi])
+    ranked = np.asarray(metrics.mean_rank(means, dataset.higher_is_better))
+    ranks |= dict(zip(multi, ranked.tolist(), strict=True))
+  rows: list[Row] = []
+  for name, (metric, point) in values.items():
+    recipe, run = runs[name]
+    mean = metric.mean(axis=0)
+    change = metrics.delta_m(mean, baseline, dataset.higher_is_better)
+    rows.append(
+      Row(
+        label=name,
+        mean=mean,
+        spread=metric.std(axis=0, ddof=1 if len(metric) > 1 else 0),
+        delta_m=float(change),
+        mean_rank=ranks[name],
+        steps_per_second=run.steps_per_second,
+        num_networks=run.losses.shape[0] * run.losses.shape[1],
+        peak_mib=run.peak_mib,
+        conflict_rate=run.conflict_rate,
+        compile_seconds=run.compile_seconds,
+        point=point,
+      )
+    )
+  return rows
+
+
+def _header(dataset: Dataset) -> list[str]:
+  """The column titles."""
+  tasks = [
+    f"{task}\n{metric} {'↑' if up else '↓'}"
+    for task, metric, up in zip(
+      dataset.task_names, dataset.metrics, dataset.higher_is_better, strict=True
+    )
+  ]
+  return [
+    "method",
+    *tasks,
+    "Δm\n% ↓",
+    "mean\nrank ↓",
+    "con-\nflicts",
+    "steps\n/s",
+    "peak\nMiB",
+    "net-\nworks",
+    "compile\ns",
+  ]
+
+
+def _cells(row: Row) -> list[str]:
+  """One row as text, in the order of `_header`."""
+  scores = [
+    f"{mean:.3f} ± {spread:.3f}"
+    for mean, spread in zip(row.mean, row.spread, strict=True)
+  ]
+  rank = "–" if np.isnan(row.mean_rank) else f"{row.mean_rank:.1f}"
+  return [
+    row.label,
+    *scores,
+    f"{row.delta_m:+.2f}",
+    rank,
+    f"{row.conflict_rate:.0%}",
+    f"{row.steps_per_second:.0f}",
+    f"{row.peak_mib:.1f}",
+    str(row.num_networks),
+    f"{row.compile_seconds:.1f}",
+  ]
+
+
+def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
+  """The table for a terminal; the best of each task is bold."""
+  result = output.new_table(
+    f"{dataset.name}: test metrics, mean ± spread over {num_seeds} seeds",
+    _header(dataset)[:_TERMINAL_COLUMNS],
+  )
+  multi = [row for row in rows if row.label != SINGLE_TASK]
+  for row in rows:
+    cells = _cells(row)[:_TERMINAL_COLUMNS]
+    for task, up in enumerate(dataset.higher_is_better):
+      best = (max if up else min)(
+        (other.mean[task] for other in multi), default=None
+      )
+      if row in multi and row.mean[task] == best:
+        cells[1 + task] = f"[bold]{cells[1 + task]}[/bold]"
+    result.add_row(*cells, end_section=row.label == SWEEP)
+  return result
+
+
+def notes(dataset: Dataset, runs: Runs) -> list[str]:
+  """What a reader of the table has to know."""
+  lines = [
+    "Δm: mean relative change against the single-task networks, lower is "
+    "better. steps/s: of the step that trains all networks of a row at once."
+  ]
+  if SWEEP in runs:
+    recipe, _ = runs[SWEEP]
+    _, point = _test_metrics(dataset, runs, SWEEP)
+    chosen = ", ".join(f"{weight:.2f}" for weight in point)
+    lines.append(
+      f"{SWEEP}: the best of {len(recipe.points)} fixed weightings by Δm on a "
+      f"validation split: weights {chosen}."
+    )
+  if "pareto_mtl" in runs:
+    number = len(runs["pareto_mtl"][0].points)
+    lines.append(
+      f"pareto_mtl: trains {number} preference{'s' * (number > 1)} at once; "
+      "the row is the middle one."
+    )
+  return lines
+
+
+def _figures(dataset: Dataset, runs: Runs) -> dict[str, "Figure"]:
+  """File name to figure."""
+  methods = [name for name in runs if name != SINGLE_TASK]
+  steps = runs[SINGLE_TASK][1].steps
+  names = dataset.task_names
+
+  def of(name: str, field: str) -> np.ndarray:
+    """[S, E, T] of the row's own point."""
+    recipe, run = runs[name]
+    _, point = _test_metrics(dataset, runs, name)
+    index = 0
+    if name == SWEEP:
+      index = recipe.points.tolist().index(point)
+    return getattr(run, field)[index]
+
+  figures = {
+    "learning_curves": plot.learning_curves(
+      {name: of(name, "losses") for name in methods},
+      task_names=names,
+      steps=steps,
+      ylabel="training loss",
+      log=True,
+    ),
+    "test_metrics": plot.learning_curves(
+      {name: of(name, "test_metrics") for name in methods},
+      task_names=names,
+      steps=steps,
+      ylabel=f"test {dataset.metrics[0]}",
+    ),
+    "weights": plot.weights_over_time(
+      {name: of(name, "weights") for name in methods if name != SWEEP},
+      task_names=names,
+      steps=steps,
+    ),
+  }
+  sweep = runs[SWEEP][1].test_metrics[:, :, -1] if SWEEP in runs else None
+  points = {
+    name: _test_metrics(dataset, runs, name)[0][:, :2]
+    for name in methods
+    if name != SWEEP
+  }
+  single = _test_metrics(dataset, runs, SINGLE_TASK)[0].mean(axis=0)
+  if points:
+    line = None
+    if sweep is not None and dataset.num_tasks == 2:
+      line = sweep.swapaxes(0, 1)
+    figures["trade_off"] = plot.trade_off(
+      points,
+      metric_names=[
+        f"{task} {metric}"
+        for task, metric in zip(names[:2], dataset.metrics[:2], strict=True)
+      ],
+      higher_is_better=dataset.higher_is_better[:2],
+      sweep=line,
+      baseline=single[:2],
+      focus=True,
+    )
+  return figures
+
+
+def _as_data(
+  args: argparse.Namespace, dataset: Dataset, runs: Runs, rows: list[Row]
+) -> dict[str, Any]:
+  """Everything, for the JSON file."""
+  settings = {
+    key: value if isinstance(value, (int, float, str, list)) else str(value)
+    for key, value in vars(args).items()
+    if key not in ("names", "data_dir", "out") and value is not None
+  }
+  return {
+    "dataset": dataset.name,
+    "tasks": dataset.task_names,
+    "metrics": dataset.metrics,
+    "higher_is_better": dataset.higher_is_better,
+    "settings": settings,
+    **output.made_with(),
+    "rows": [dataclasses.asdict(row) for row in rows],
+    "runs": {
+      name: {"points": recipe.points, **dataclasses.asdict(run)}
+      for name, (recipe, run) in runs.items()
+    },
+  }
+
+
+_PAGE = string.Template("""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>optax_mtl on $dataset</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto;
+         max-width: 70rem; padding: 0 1rem; }
+  table { border-collapse: collapse; font-size: .85rem; width: 100%; }
+  th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
+           font-variant-numeric: tabular-nums; }
+  th:first-child, td:first-child { text-align: left; }
+  thead th { border-bottom: 2px solid #222; }
+  tbody tr:nth-child(even) { background: #f4f4f4; }
+  .scroll { overflow-x: auto; }
+  img { max-width: 100%; height: auto; }
+  .small { color: #555; font-size: .85rem; }
+</style>
+<h1>optax_mtl on $dataset</h1>
+<p>$settings</p>
+<div class="scroll"><table>
+<thead><tr>$head</tr></thead>
+<tbody>
+$body
+</tbody></table></div>
+$notes
+$figures
+<p class="small">$versions. Written $date.</p>
+</html>
+""")
+
+_CAPTIONS = {
+  "trade_off": "The two tasks against each other",
+  "learning_curves": "Training losses",
+  "test_metrics": "Test metrics over training",
+  "weights": "Weights over training",
+}
+
+
+def _page(
+  data: dict[str, Any],
+  dataset: Dataset,
+  runs: Runs,
+  rows: list[Row],
+  pictures: Mapping[str, pathlib.Path],
+) -> str:
+  """The HTML page, pictures and all in one file."""
+
+  def cells(tag: str, texts: Sequence[str]) -> str:
+    return "".join(
+      f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>"
+      for text in texts
+    )
+
+  def join(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in mapping.items())
+
+  figures: list[str] = []
+  for name in _CAPTIONS:
+    if name in pictures:
+      code = base64.b64encode(pictures[name].read_bytes()).decode()
+      caption = html.escape(_CAPTIONS[name])
+      figures.append(
+        f'<h2>{caption}</h2>\n<img alt="{caption}" '
+        f'src="data:image/png;base64,{code}">'
+      )
+  return _PAGE.substitute(
+    dataset=html.escape(dataset.name),
+    settings=html.escape(join(data["settings"]) + f", on {data['device']}"),
+    head=cells("th", _header(dataset)),
+    body="\n".join(f"<tr>{cells('td', _cells(row))}</tr>" for row in rows),
+    notes="".join(
+      f'<p class="small">{html.escape(line)}</p>'
+      for line in notes(dataset, runs)
+    ),
+    figures="\n".join(figures),
+    versions=html.escape(join(data["versions"])),
+    date=datetime.date.today().isoformat(),
+  )
+
+
+def write(
+  args: argparse.Namespace, dataset: Dataset, runs: Runs, rows: list[Row]
+) -> list[pathlib.Path]:
+  """Writes compare.json, the pictures and report.html to `args.out`."""
+  data = _as_data(args, dataset, runs, rows)
+  paths = output.write(args.out, "compare", data, _figures(dataset, runs))
+  pictures = {path.stem: path for path in paths if path.suffix == ".png"}
+  page = args.out / "report.html"
+  page.write_text(_page(data, dataset, runs, rows, pictures), encoding="utf-8")
+  return [*paths, page]

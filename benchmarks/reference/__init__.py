@@ -1,0 +1,1 @@
+"""Slow, independent float64 NumPy references, of solvers and of methods."""

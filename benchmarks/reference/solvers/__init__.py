@@ -1,0 +1,1 @@
+"""References of the solvers: a file for each problem."""

@@ -1,0 +1,1 @@
+"""How fast it is: updates, training steps, solvers, first calls."""

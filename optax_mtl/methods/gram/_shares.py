@@ -1,0 +1,42 @@
+"""What each task counts in a mean: the argument `preference`."""
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl._step import Step
+
+
+def check_preference(
+  preference: _checks.TaskValues | None, num_tasks: int
+) -> _checks.TaskArgument | None:
+  """The argument as one value a task, or None."""
+  if preference is None:
+    return None
+  return _checks.task_argument(preference, num_tasks, "preference")
+
+
+def task_shares(
+  preference: _checks.TaskArgument | None, step: Step
+) -> jax.Array:
+  """What each task counts: the preference, or 1/T each.
+
+  The active tasks share among them what the absent ones leave, in proportion:
+  a preference of 1/T each is no different from none.
+
+  Args:
+    preference: As `check_preference` returns it.
+    step: The step.
+
+  Returns:
+    Array [T], 0 for tasks that take no part.
+  """
+  if preference is None:
+    return step.active.astype(solver_dtype()) / step.num_active
+  given = step.given(preference)
+  present = step.only_active(given)
+  total = jnp.sum(present)
+  # Nothing to share where those that are there count nothing.
+  factor = jnp.where(total == 0, 1.0, jnp.sum(given))
+  return present * (factor / jnp.where(total == 0, 1.0, total))

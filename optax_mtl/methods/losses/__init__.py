@@ -1,0 +1,16 @@
+"""Weights from the losses, or from other numbers a task: one backward pass."""
+
+from optax_mtl.methods.losses.dtp import dtp as dtp
+from optax_mtl.methods.losses.dwa import dwa as dwa
+from optax_mtl.methods.losses.equal_weighting import (
+  equal_weighting as equal_weighting,
+)
+from optax_mtl.methods.losses.fixed_weighting import (
+  fixed_weighting as fixed_weighting,
+)
+from optax_mtl.methods.losses.uncertainty_weighting import (
+  uncertainty_loss as uncertainty_loss,
+)
+from optax_mtl.methods.losses.uncertainty_weighting import (
+  uncertainty_weighting as uncertainty_weighting,
+)

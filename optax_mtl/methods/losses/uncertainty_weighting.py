@@ -1,0 +1,231 @@
+"""Uncertainty weighting: a learnt observation noise for every task."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl._registry import method
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
+from optax_mtl.methods._task_optimizer import task_optimizer
+
+Kind = Literal["regression", "classification"]
+Kinds = Kind | Sequence[Kind] | Mapping[str, Kind]
+Variant = Literal["kendall", "liebel"]
+
+#: The factor on `exp(-s) L`: 1/2 for a Gaussian likelihood, 1 for a softmax.
+_FACTORS: Mapping[str, float] = {"regression": 0.5, "classification": 1.0}
+
+
+class UncertaintyWeightingMemory(NamedTuple):
+  """What `uncertainty_weighting` remembers.
+
+  Attributes:
+    log_vars: Array [T], `s_i = log σ_i²`, or `log c_i²` in Liebel's variant.
+    log_var_optimizer: State of the optimizer of `log_vars`, one for each task.
+  """
+
+  log_vars: jax.Array
+  log_var_optimizer: optax.OptState
+
+
+def _factors(
+  kind: Kinds | None, variant: Variant, num_tasks: int
+) -> _checks.TaskArgument:
+  """The factor of each task, from `kind` as the user gave it."""
+  _checks.check_choice("variant", variant, ("kendall", "liebel"))
+  if variant == "liebel":
+    if kind is not None:
+      raise ValueError(
+        "kind= belongs to variant='kendall'; Liebel's variant treats all tasks "
+        f"alike. Leave kind out, got {kind!r}."
+      )
+    kind = "regression"  # has the same factor
+  kind = "regression" if kind is None else kind
+  if isinstance(kind, str):
+    kinds = [kind] * num_tasks
+  elif isinstance(kind, Mapping):
+    kinds = [kind[name] for name in sorted(kind)]
+  else:
+    kinds = list(kind)
+  if len(kinds) != num_tasks:
+    raise ValueError(
+      f"kind must be one string or one for each of the {num_tasks} tasks, got "
+      f"{len(kinds)}."
+    )
+  for name in kinds:
+    _checks.check_choice("kind", name, tuple(_FACTORS))
+  factors = np.asarray([_FACTORS[name] for name in kinds])
+  values = _checks.task_vector(factors, num_tasks, "kind")
+  return _checks.TaskArgument(values, _checks.task_names(kind), "kind")
+
+
+def uncertainty_loss(
+  losses: _checks.TaskValues,
+  log_vars: _checks.TaskValues,
+  kind: Kinds | None = None,
+  *,
+  variant: Variant = "kendall",
+) -> jax.Array:
+  """The objective itself, to train `log_vars` among the params.
+
+  `Σ a_i exp(-s_i) L_i + s_i / 2` with `a_i` 1/2 for regression and 1 for
+  classification; Liebel's variant is `Σ exp(-s_i) L_i / 2 + log(1 + exp(s_i))`.
+  Keep `log_vars` out of weight decay.
+
+  Args:
+    losses: Array [T], or a sequence or dict of scalars.
+    log_vars: `s_i = log σ_i²` [T], in the same forms.
+    kind: "regression" (default) or "classification", or one for each task.
+    variant: "kendall" or "liebel".
+
+  Returns:
+    A scalar; it may be negative.
+
+  Raises:
+    ValueError: A length or a name is wrong.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> print(optax_mtl.uncertainty_loss(jnp.array([2.0, 4.0]), jnp.zeros(2)))
+    3.0
+  """
+  stacked = _checks.stack_scalars(losses, "losses")
+  num_tasks = stacked.shape[0]
+  factors = _factors(kind, variant, num_tasks)
+  _checks.common_names(
+    {
+      "losses": _checks.task_names(losses),
+      "log_vars": _checks.task_names(log_vars),
+      "kind": factors.names,
+    }
+  )
+  stacked = stacked.astype(solver_dtype())
+  s = _checks.task_vector(log_vars, num_tasks, "log_vars")
+  data = factors.values * jnp.exp(-s) * stacked
+  if variant == "liebel":
+    return jnp.sum(data + jax.nn.softplus(s))
+  return jnp.sum(data + s / 2)
+
+
+@method(
+  paper="Kendall, Gal & Cipolla, Multi-Task Learning Using Uncertainty to "
+  "Weigh Losses for Scene Geometry and Semantics, CVPR 2018",
+  url="https://arxiv.org/abs/1705.07115",
+  weights_sum="free",
+  example=lambda tasks: {
+    "kind": [("regression", "classification")[task % 2] for task in tasks]
+  },
+  claims=["positive_weights", "scale_equivariant"],
+)
+def uncertainty_weighting(
+  num_tasks: int,
+  kind: Kinds | None = None,
+  *,
+  variant: Variant = "kendall",
+  optimizer: optax.GradientTransformation | None = None,
+  initial_log_vars: _checks.TaskValues = 0.0,
+  bounds: tuple[float, float] = (-10.0, 10.0),
+) -> WeightRule[UncertaintyWeightingMemory]:
+  """Weighs a task by the inverse of a noise variance that it learns.
+
+  With `s_i = log σ_i²` the objective is `Σ a_i exp(-s_i) L_i + s_i / 2`, where
+  `a_i` is 1/2 for regression (Gaussian likelihood, squared error) and 1 for
+  classification (softmax). The weight of task i is `a_i exp(-s_i)`, and `s` is
+  trained on its own closed-form gradient by an optimizer in the state, so that
+  no weight decay reaches it. The step uses the `s` from before its update, as
+  training it among the params would. The weights' sum is free: about
+  `Σ 1 / (2 L_i)` once `s` has settled.
+
+  In Liebel & Körner's variant the objective is
+  `Σ L_i / (2 c_i²) + log(1 + c_i²)`. Here `log c_i²` is what is stored and
+  trained, so that `c` is never zero; their code trains `c` itself, whose
+  optimum is the same.
+
+  A loss of zero drives `s` to the lower bound. A negative loss makes the
+  objective unbounded below: that task's `s` stands still. An absent task drops
+  both of its terms.
+
+  Args:
+    num_tasks: The number of tasks `T`.
+    kind: "regression" (default) or "classification", or one for each task: a
+      sequence in the order of the rows, or a dict by the tasks' names. Liebel's
+      variant takes none.
+    variant: "kendall" (default) or "liebel".
+    optimizer: Optimizer of `s`, run for each task by itself. Default:
+      `optax.adam(0.025)`, the rate that the GradNorm paper uses for such
+      parameters.
+    initial_log_vars: The first `s`, a number (default 0) or one for each task,
+      in the forms of `kind`; LibMTL starts `log σ²` at -0.5.
+    bounds: `s` is clipped to this interval after each step.
+
+  Returns:
+    A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
+    [*shape]. Its update needs `losses` [T] and takes `active` [T] of bool.
+
+  Raises:
+    TypeError: The update is called without `losses`.
+    ValueError: A length or a name is wrong, or the bounds are empty.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> kind = ["regression", "classification"]
+    >>> tx = optax_mtl.uncertainty_weighting(2, kind)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> grads = jnp.array([[1.0, 0.0], [2.0, 5.0]])
+    >>> updates, state = tx.update(grads, state, losses=jnp.array([2.0, 0.5]))
+    >>> print(updates, state.weights)
+    [2.5 5. ] [0.5 1. ]
+
+  References:
+    Kendall, Gal & Cipolla, `Multi-Task Learning Using Uncertainty to Weigh
+    Losses <https://arxiv.org/abs/1705.07115>`_, CVPR 2018; Liebel & Körner,
+    `Auxiliary Tasks in Multi-task Learning
+    <https://arxiv.org/abs/1805.06334>`_, 2018.
+  """
+  factors = _factors(kind, variant, num_tasks)
+  low, high = bounds
+  if all(map(_checks.is_python_number, bounds)) and low >= high:
+    raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
+  inner = task_optimizer(optimizer, num_tasks)
+  first = initial_log_vars
+  if not isinstance(first, (Sequence, Mapping)) and jnp.ndim(first) == 0:
+    first = jnp.full((num_tasks,), first, solver_dtype())
+  given = _checks.task_argument(first, num_tasks, "initial_log_vars")
+
+  def init() -> UncertaintyWeightingMemory:
+    dtype = solver_dtype()
+    return UncertaintyWeightingMemory(
+      log_vars=given.values.astype(dtype),
+      log_var_optimizer=inner.init(),
+    )
+
+  def weigh(
+    step: Step, memory: UncertaintyWeightingMemory
+  ) -> tuple[jax.Array, UncertaintyWeightingMemory]:
+    step.given(given)  # the names must fit
+    s = memory.log_vars
+    weights = step.given(factors).astype(s.dtype) * jnp.exp(-s)
+    prior = jnp.full_like(s, 0.5)
+    if variant == "liebel":
+      prior = jax.nn.sigmoid(s)
+    gradient = prior - weights * step.losses
+    change, optimizer_state = inner.step(gradient, memory.log_var_optimizer)
+    moved = jnp.clip(s + change, low, high).astype(s.dtype)
+    learns = step.active & ~(step.losses < 0)
+    return weights, UncertaintyWeightingMemory(
+      log_vars=step.hold(moved, s, learns),
+      log_var_optimizer=step.hold(
+        optimizer_state, memory.log_var_optimizer, learns
+      ),
+    )
+
+  return WeightRule(weigh, init)

@@ -1,0 +1,23 @@
+"""What is said once around a method, or around a chain that begins with one."""
+
+from optax_mtl.wrappers.accumulate import AccumulateState as AccumulateState
+from optax_mtl.wrappers.accumulate import accumulate as accumulate
+from optax_mtl.wrappers.drop_nonfinite import drop_nonfinite as drop_nonfinite
+from optax_mtl.wrappers.ema_weights import EmaWeightsMemory as EmaWeightsMemory
+from optax_mtl.wrappers.ema_weights import ema_weights as ema_weights
+from optax_mtl.wrappers.on_trunk import on_trunk as on_trunk
+from optax_mtl.wrappers.per_task import per_task as per_task
+from optax_mtl.wrappers.refresh_every import (
+  RefreshEveryMemory as RefreshEveryMemory,
+)
+from optax_mtl.wrappers.refresh_every import refresh_every as refresh_every
+from optax_mtl.wrappers.skip_nonfinite import (
+  SkipNonfiniteState as SkipNonfiniteState,
+)
+from optax_mtl.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite
+from optax_mtl.wrappers.track_conflicts import (
+  TrackConflictsState as TrackConflictsState,
+)
+from optax_mtl.wrappers.track_conflicts import (
+  track_conflicts as track_conflicts,
+)

@@ -1,0 +1,117 @@
+"""How wrappers nest: each says how to build itself around something else."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import optax
+
+from optax_mtl._rule import WeightRule
+from optax_mtl._transformation import Method, View
+from optax_mtl.sources.task_gradients import as_task_gradients
+
+_Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
+
+
+class Wrapped(optax.GradientTransformationExtraArgs):
+  """A transformation around another one, which can be put around a third.
+
+  So a wrapper that changes a method's rule finds the method however deep it
+  stands, and wrappers nest in any order.
+
+  Attributes:
+    inner: What is wrapped.
+    rebuild: Function from another inner transformation to the same wrapper
+      around that.
+  """
+
+  inner: optax.GradientTransformation
+  rebuild: Callable[[optax.GradientTransformation], "Wrapped"]
+
+
+def wrapped(
+  init: Callable[..., Any],
+  update: Callable[..., Any],
+  inner: optax.GradientTransformation,
+  rebuild: Callable[[optax.GradientTransformation], Wrapped],
+) -> Wrapped:
+  """The transformation, knowing what it is around."""
+  self = Wrapped(init, update)
+  self.inner, self.rebuild = inner, rebuild
+  return self
+
+
+def change_weights(
+  tx: _Transformation,
+  change: Callable[[int, WeightRule[Any]], WeightRule[Any]],
+  wrapper: str,
+) -> _Transformation:
+  """The same transformation, in which a method's rule has been changed.
+
+  Args:
+    tx: A method, or wrappers around one.
+    change: Function from the number of tasks and the method's rule to another.
+    wrapper: What errors call the wrapper.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    TypeError: There is no method, or it has no weights.
+  """
+  if isinstance(tx, Wrapped):
+    inner = change_weights(tx.inner, change, wrapper)
+    return cast(_Transformation, tx.rebuild(inner))
+  if not isinstance(tx, Method):
+    raise TypeError(
+      f"{wrapper} wraps a method of optax_mtl itself, got "
+      f"{type(tx).__name__}. Put it inside the chain: "
+      f"optax.chain({wrapper}(method, ...), optax.adam(...))."
+    )
+  if not isinstance(tx.rule, WeightRule):
+    raise TypeError(
+      f"{wrapper} changes how weights come about, and {tx.name} has none: it "
+      "makes its update from the gradients themselves."
+    )
+  return cast(_Transformation, tx.with_rule(change(tx.num_tasks, tx.rule)))
+
+
+def seen_through(tx: _Transformation, view: View) -> _Transformation:
+  """What begins with a method, shown another view of the update's arguments.
+
+  Args:
+    tx: A method, wrappers around one, or any transformation that begins with
+      one, as a chain.
+    view: The view.
+
+  Returns:
+    A method for a method, else a transformation of the same state.
+  """
+  if isinstance(tx, Method):
+    return cast(_Transformation, tx.with_view(view))
+  inner = optax.with_extra_args_support(tx)
+
+  def init(params: Any) -> Any:
+    view.check(params)
+    return inner.init(params)
+
+  def update(
+    updates: Any,
+    state: Any,
+    params: Any = None,
+    *,
+    active: Any = None,
+    **extra_args: Any,
+  ) -> tuple[Any, Any]:
+    gradients = as_task_gradients(updates, None, params)
+    gradients, active = view.look(gradients, active, extra_args)
+    if active is not None:
+      extra_args["active"] = active
+    # optax hands updates on untouched, whatever they are.
+    return inner.update(cast(Any, gradients), state, params, **extra_args)
+
+  return cast(
+    _Transformation,
+    wrapped(
+      init, update, tx, lambda other: cast(Wrapped, seen_through(other, view))
+    ),
+  )

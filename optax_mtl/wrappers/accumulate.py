@@ -1,0 +1,169 @@
+"""Task gradients averaged over several batches before each update."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+
+
+class AccumulateState(NamedTuple):
+  """State of `accumulate`.
+
+  Attributes:
+    mini_step: Scalar int32, batches accumulated so far.
+    gradient_sum: Tree with leaves [T, *param.shape], at least float32.
+    loss_sum: Array [T].
+    batch_count: Array [T] int32, the batches in which a task was active.
+    inner_state: The state of what is wrapped.
+  """
+
+  mini_step: jax.Array
+  gradient_sum: Any
+  loss_sum: jax.Array
+  batch_count: jax.Array
+  inner_state: Any
+
+
+def accumulate(
+  inner: optax.GradientTransformation, num_tasks: int, every_k: ArrayLike
+) -> Wrapped:
+  """Averages task gradients over k batches before each update.
+
+  What `optax.MultiSteps` is for one gradient: its accumulators have the params'
+  shapes, these have [T, *shape]. Each task's gradient and loss are averaged
+  over the batches in which it was active; a task that was in none is absent
+  from the update. Other extra args are those of the last batch. In between, the
+  updates are zero and nothing of `inner` runs.
+
+  Args:
+    inner: A method, or a chain that begins with one.
+    num_tasks: The number of tasks `T`.
+    every_k: How many batches make an update, at least 1.
+
+  Returns:
+    A transformation with the update arguments of `inner`. With a source that
+    stores no gradients, or only those of the trunk, all of them are computed
+    for every batch.
+
+  Raises:
+    ValueError: `every_k` is below 1, or the updates are not stacked.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> tx = optax_mtl.accumulate(optax_mtl.mgda(2), num_tasks=2, every_k=2)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> updates, state = tx.update(jnp.array([[2.0, 0.0], [0.0, 0.0]]), state)
+    >>> print(updates)
+    [0. 0.]
+    >>> updates, state = tx.update(jnp.array([[0.0, 0.0], [0.0, 4.0]]), state)
+    >>> print(updates.round(3))
+    [0.8 0.4]
+  """
+  num_tasks = _checks.check_num_tasks(num_tasks)
+  _checks.check_range("every_k", every_k, 1)
+  inner_tx = optax.with_extra_args_support(inner)
+
+  def wide(dtype: Any) -> Any:
+    # Strict promotion refuses to name a common dtype, even one that is meant.
+    with jax.numpy_dtype_promotion("standard"):
+      return jnp.promote_types(dtype, jnp.float32)
+
+  def init(params: Any) -> AccumulateState:
+    return AccumulateState(
+      mini_step=jnp.zeros((), jnp.int32),
+      gradient_sum=jax.tree.map(
+        lambda p: jnp.zeros(
+          (num_tasks, *jnp.shape(p)), wide(jnp.result_type(p))
+        ),
+        params,
+      ),
+      loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
+      batch_count=jnp.zeros((num_tasks,), jnp.int32),
+      inner_state=inner_tx.init(params),
+    )
+
+  def update(
+    updates: Any,
+    state: AccumulateState,
+    params: Any = None,
+    *,
+    active: Any = None,
+    **extra_args: Any,
+  ) -> tuple[Any, AccumulateState]:
+    source = as_task_gradients(updates, num_tasks, params)
+    gradients = source.stacked()
+    if active is None:
+      present = jnp.ones((num_tasks,), jnp.bool_)
+    else:
+      present = _checks.task_mask(active, num_tasks, "active")
+
+    def add(total: jax.Array, new: jax.Array) -> jax.Array:
+      mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
+      return total + jnp.where(mask, new, jnp.zeros_like(new)).astype(
+        total.dtype
+      )
+
+    gradient_sum = jax.tree.map(add, state.gradient_sum, gradients)
+    loss_sum = state.loss_sum
+    if extra_args.get("losses") is not None:
+      losses = _checks.task_vector(extra_args["losses"], num_tasks, "losses")
+      loss_sum = add(loss_sum, losses)
+    count = state.batch_count + present.astype(jnp.int32)
+    mini_step = state.mini_step + 1
+
+    def mean(total: jax.Array) -> jax.Array:
+      number = jnp.maximum(count, 1).astype(total.dtype)
+      return total / number.reshape((-1,) + (1,) * (total.ndim - 1))
+
+    def emit(inner_state: Any) -> tuple[Any, AccumulateState]:
+      averaged = jax.tree.map(
+        lambda total, new: mean(total).astype(new.dtype),
+        gradient_sum,
+        gradients,
+      )
+      means = as_task_gradients(averaged, num_tasks)
+      means.names = source.names
+      if source.shared is not None:
+        means = means.on_trunk(source.shared, source.heads)
+      extra = dict(extra_args)
+      losses = extra.get("losses")
+      if isinstance(losses, Mapping):
+        extra["losses"] = dict(zip(sorted(losses), mean(loss_sum), strict=True))
+      elif losses is not None:
+        extra["losses"] = mean(loss_sum)
+      if active is not None:
+        extra["active"] = count > 0
+      new, inner_state = inner_tx.update(
+        cast(Any, means), inner_state, params, **extra
+      )
+      return new, AccumulateState(
+        mini_step=jnp.zeros_like(mini_step),
+        gradient_sum=jax.tree.map(jnp.zeros_like, gradient_sum),
+        loss_sum=jnp.zeros_like(loss_sum),
+        batch_count=jnp.zeros_like(count),
+        inner_state=inner_state,
+      )
+
+    shapes = jax.eval_shape(emit, state.inner_state)[0]
+
+    def wait(inner_state: Any) -> tuple[Any, AccumulateState]:
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      return zeros, AccumulateState(
+        mini_step, gradient_sum, loss_sum, count, inner_state
+      )
+
+    due = mini_step >= jnp.asarray(every_k, jnp.int32)
+    return jax.lax.cond(due, emit, wait, state.inner_state)
+
+  return wrapped(
+    init, update, inner, lambda other: accumulate(other, num_tasks, every_k)
+  )

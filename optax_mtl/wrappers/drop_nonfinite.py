@@ -1,0 +1,62 @@
+"""A task whose gradient is not finite sits out one step."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from optax_mtl import _checks
+from optax_mtl._transformation import View
+from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.wrappers._wrapped import seen_through
+
+_Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
+
+
+def drop_nonfinite(inner: _Transformation) -> _Transformation:
+  """Takes a task whose gradient or loss is not finite for an absent one.
+
+  For one step: its weight is 0 then, it takes no part in any mean, minimum or
+  solve, and its state stands still. The others go on. To leave out the whole
+  step instead, see `optax_mtl.skip_nonfinite`.
+
+  It judges the gradients as they come: where losses share one forward pass, a
+  NaN in one derivative may have spoilt the gradients of all; see
+  `optax_mtl.value_and_task_grads`. A KPI of NaN is a missing one, and no reason
+  to drop a task. With a source that stores nothing, looking costs T backward
+  passes.
+
+  Args:
+    inner: A method, or anything that begins with one.
+
+  Returns:
+    The transformation, with the same state and update arguments.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> tx = optax_mtl.drop_nonfinite(optax_mtl.mgda(num_tasks=2))
+    >>> state = tx.init(jnp.zeros(2))
+    >>> grads = jnp.array([[1.0, 0.0], [jnp.nan, 2.0]])
+    >>> updates, state = tx.update(grads, state)
+    >>> print(updates, state.weights)
+    [1. 0.] [1. 0.]
+  """
+  return seen_through(inner, View(_finite_tasks))
+
+
+def _finite_tasks(
+  gradients: TaskGradients,
+  active: jax.Array | None,
+  extra_args: Mapping[str, Any],
+) -> tuple[TaskGradients, jax.Array]:
+  keep = gradients.finite()
+  losses = extra_args.get("losses")
+  if losses is not None:
+    losses = _checks.task_vector(losses, gradients.num_tasks, "losses")
+    keep &= jnp.isfinite(losses)
+  if active is not None:
+    keep &= _checks.task_mask(active, gradients.num_tasks, "active")
+  return gradients, keep

@@ -1,0 +1,101 @@
+"""Weights that are computed now and then, and kept in between."""
+
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from optax_mtl import _checks
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl._rule import WeightRule
+from optax_mtl._step import Step
+from optax_mtl.wrappers._wrapped import change_weights
+
+_Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
+
+
+class RefreshEveryMemory(NamedTuple):
+  """What a method remembers under `refresh_every`.
+
+  Attributes:
+    refresh_step: Scalar int32, updates since the last refresh.
+    kept_weights: Array [T], those of the last refresh.
+    inner: The memory of the method's own rule.
+  """
+
+  refresh_step: jax.Array
+  kept_weights: jax.Array
+  inner: Any
+
+
+def refresh_every(
+  inner: _Transformation, every_k: ArrayLike
+) -> _Transformation:
+  """Computes a method's weights every k-th update, and keeps them in between.
+
+  The first update computes them. In between, with the implicit source, the step
+  costs one backward pass: the T passes of the Gram matrix lie in the branch
+  that is not taken. What a method counts or averages over all steps goes on
+  (the epochs of `dwa`, the KPIs of `dtp`, the budget of `pareto_mtl`), and so
+  does a limit on the update's norm (`nash_mtl`, `fairgrad`); what it learns
+  from the Gram matrix stands still.
+
+  A task that is absent when the weights are computed has weight 0 until the
+  next time.
+
+  Args:
+    inner: A method of this package, or other wrappers around one; the rest of
+      the chain comes after.
+    every_k: How many updates use the same weights, at least 1.
+
+  Returns:
+    The transformation, with the same update arguments.
+
+  Raises:
+    TypeError: `inner` is no method, or has no weights.
+    ValueError: `every_k` is below 1.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> import optax_mtl
+    >>> tx = optax_mtl.refresh_every(optax_mtl.mgda(num_tasks=2), 10)
+    >>> state = tx.init(jnp.zeros(2))
+    >>> _, state = tx.update(jnp.array([[1.0, 0.0], [0.0, 2.0]]), state)
+    >>> updates, state = tx.update(jnp.array([[2.0, 0.0], [0.0, 2.0]]), state)
+    >>> print(updates.round(3))
+    [1.6 0.4]
+  """
+  _checks.check_range("every_k", every_k, 1)
+
+  def change(num_tasks: int, rule: WeightRule[Any]) -> WeightRule[Any]:
+    def init() -> RefreshEveryMemory:
+      return RefreshEveryMemory(
+        refresh_step=jnp.zeros((), jnp.int32),
+        kept_weights=jnp.zeros((num_tasks,), solver_dtype()),
+        inner=rule.init(),
+      )
+
+    def observe(step: Step, memory: RefreshEveryMemory) -> RefreshEveryMemory:
+      return memory._replace(inner=rule.observe(step, memory.inner))
+
+    def weigh(
+      step: Step, memory: RefreshEveryMemory
+    ) -> tuple[jax.Array, RefreshEveryMemory]:
+      def fresh(inner: Any) -> tuple[jax.Array, Any]:
+        weights, inner = rule.weigh(step, inner)
+        return step.only_active(weights.astype(solver_dtype())), inner
+
+      weights, inner = jax.lax.cond(
+        memory.refresh_step == 0,
+        fresh,
+        lambda inner: (memory.kept_weights, inner),
+        memory.inner,
+      )
+      count = (memory.refresh_step + 1) % jnp.asarray(every_k, jnp.int32)
+      return weights, RefreshEveryMemory(count, weights, inner)
+
+    return WeightRule(weigh, init, observe, rule.max_norm)
+
+  return change_weights(inner, change, "refresh_every")

@@ -1,0 +1,106 @@
+"""The main job, on a few steps: what it writes, and that Ctrl-C keeps it."""
+
+import json
+
+import pytest
+
+from benchmarks.quality import compare, recipes, training
+
+pytest.importorskip("sklearn")
+
+SMALL = ["--steps", "4", "--seeds", "2", "--batch-size", "8", "--sweep", "3"]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+  out = tmp_path_factory.mktemp("compare")
+  argv = [*SMALL, "--methods", "mgda,pareto_mtl", "--out", str(out)]
+  assert compare.main(argv) == 0
+  return out
+
+
+def test_writes_json_pictures_and_one_page(report):
+  data = json.loads((report / "compare.json").read_text())
+  labels = [row["label"] for row in data["rows"]]
+  assert labels == [
+    "single_task",
+    "equal_weighting",
+    "fixed_weighting",
+    "mgda",
+    "pareto_mtl",
+  ]
+  for row in data["rows"]:
+    assert len(row["mean"]) == len(row["spread"]) == len(data["tasks"])
+    assert row["steps_per_second"] > 0
+    assert row["peak_mib"] > 0
+    assert 0 <= row["conflict_rate"] <= 1
+  # Three points and two seeds, four steps one by one, two tasks.
+  assert len(data["runs"]["fixed_weighting"]["weights"]) == 3
+  pictures = {path.name for path in report.glob("*.png")}
+  assert pictures == {
+    "learning_curves.png",
+    "test_metrics.png",
+    "trade_off.png",
+    "weights.png",
+  }
+  page = (report / "report.html").read_text(encoding="utf-8")
+  assert page.count("data:image/png;base64,") == 4
+  assert "src=" in page and 'src="http' not in page
+
+
+def test_single_task_networks_are_the_baseline(report):
+  data = json.loads((report / "compare.json").read_text())
+  single, *others = data["rows"]
+  assert single["delta_m"] == 0
+  # delta_m again from the definition, for accuracy, where higher is better.
+  for row in others:
+    pairs = zip(row["mean"], single["mean"], strict=True)
+    expected = 100 * sum((b - m) / b for m, b in pairs) / 2
+    # float32 means of two numbers near 1.
+    assert row["delta_m"] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_weights_of_the_sweep_are_what_was_asked_for(report):
+  data = json.loads((report / "compare.json").read_text())
+  run = data["runs"]["fixed_weighting"]
+  assert run["points"] == [[0.5, 1.5], [1.0, 1.0], [1.5, 0.5]]
+  for point, seeds in zip(run["points"], run["weights"], strict=True):
+    assert seeds[0][0] == point
+
+
+@pytest.mark.standard_promotion
+def test_ctrl_c_keeps_what_is_done(tmp_path, monkeypatch, capsys):
+  finished = []
+
+  def interrupted(problem, recipe, *args, **kwargs):
+    if len(finished) == 2:
+      raise KeyboardInterrupt
+    finished.append(recipe.label)
+    return training.train(problem, recipe, *args, **kwargs)
+
+  monkeypatch.setattr(compare, "train", interrupted)
+  argv = [*SMALL, "--methods", "mgda", "--out", str(tmp_path)]
+  assert compare.main(argv) == 0
+  data = json.loads((tmp_path / "compare.json").read_text())
+  assert [row["label"] for row in data["rows"]] == finished
+  assert "2 of 4 are done and kept" in capsys.readouterr().out
+
+
+def test_a_missing_file_says_where_to_get_it(tmp_path, capsys):
+  argv = ["--dataset", "census", "--data-dir", str(tmp_path)]
+  assert compare.main(argv) == 2
+  assert "census.npz" in capsys.readouterr().out
+
+
+def test_an_unknown_method_is_named(capsys):
+  with pytest.raises(SystemExit):
+    compare.main(["--methods", "mgda,nonsense"])
+  assert "nonsense" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("num_tasks", [2, 3, 7])
+def test_sweep_weights_sum_to_the_number_of_tasks(num_tasks):
+  weights = recipes.sweep_weights(num_tasks, 9)
+  # Sums of at most 7 float64 numbers below 7.
+  assert abs(weights.sum(axis=1) - num_tasks).max() < 1e-14
+  assert (weights > 0).all()

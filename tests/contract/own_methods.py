@@ -1,0 +1,295 @@
+"""Methods as a user writes them, outside of the package and by its public part.
+
+One for each door: an update from the gradients themselves (`graddrop`), a
+weight rule with an optional extra arg (`famo`), one that reads a second batch
+(`modo`), one that sees the solutions of all members of a front (`grad_hv`), and
+a function around a whole training step (`keep_if_better`). With each weight
+rule goes a plain NumPy loop, as for the package's own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import optax_mtl
+
+
+class GradDropMemory(NamedTuple):
+  """What `graddrop` remembers.
+
+  Attributes:
+    sign_key: Array [2] uint32, raw data of the key that draws the signs.
+  """
+
+  sign_key: jax.Array
+
+
+@optax_mtl.method(
+  paper="Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with "
+  "Gradient Sign Dropout, NeurIPS 2020",
+  url="https://arxiv.org/abs/2010.06808",
+  weights_sum="none",
+  claims=["scale_equivariant"],
+)
+def graddrop(
+  num_tasks: int, leak: jax.typing.ArrayLike = 0.0, *, seed: int = 0
+) -> optax_mtl.UpdateRule[GradDropMemory]:
+  """Gradient sign dropout: in each entry one sign survives.
+
+  Args:
+    num_tasks: The number of tasks `T`.
+    leak: Share of each gradient that passes at any rate, in [0, 1].
+    seed: Seeds the signs.
+  """
+  del num_tasks
+
+  def init(params: Any) -> GradDropMemory:
+    del params
+    key = jax.random.key(seed, impl="threefry2x32")
+    return GradDropMemory(jax.random.key_data(key))
+
+  def update(
+    step: optax_mtl.Step, memory: GradDropMemory
+  ) -> tuple[Any, GradDropMemory]:
+    key = jax.random.wrap_key_data(memory.sign_key, impl="threefry2x32")
+    key, now = jax.random.split(key)
+    leaves, structure = jax.tree.flatten(step.stacked())
+    keys = jax.random.split(now, max(len(leaves), 1))
+
+    def pick(key: jax.Array, grads: jax.Array) -> jax.Array:
+      size = jnp.sum(jnp.abs(grads), axis=0)
+      purity = jnp.sum(grads, axis=0) / jnp.where(size > 0, size, 1)
+      draw = jax.random.uniform(key, grads.shape[1:], grads.dtype, -1)
+      kept = jnp.where((purity > draw)[None], grads > 0, grads < 0)
+      passed = jnp.asarray(leak, grads.dtype)
+      # A NaN is of neither sign, and shows.
+      kept |= jnp.isnan(grads)
+      return jnp.sum(jnp.where(kept, grads, passed * grads), axis=0)
+
+    picked = [pick(keys[i], leaf) for i, leaf in enumerate(leaves)]
+    memory = GradDropMemory(jax.random.key_data(key))
+    return jax.tree.unflatten(structure, picked), memory
+
+  return optax_mtl.UpdateRule(update, init)
+
+
+class FamoMemory(NamedTuple):
+  """What `famo` remembers.
+
+  Attributes:
+    logits: Array [T].
+    logit_optimizer: State of the optimizer of the logits, one for each task.
+    last_losses: Array [T], the losses of the last update; 0 for none.
+  """
+
+  logits: jax.Array
+  logit_optimizer: Any
+  last_losses: jax.Array
+
+
+@optax_mtl.method(
+  paper="Liu, Feng, Stone & Liu, FAMO: Fast Adaptive Multitask Optimization, "
+  "NeurIPS 2023",
+  url="https://arxiv.org/abs/2306.03792",
+  weights_sum="1",
+  claims=["positive_weights", "scale_equivariant", "permutation_equivariant"],
+)
+def famo(
+  num_tasks: int, *, rate: float = 0.025, decay: jax.typing.ArrayLike = 1e-3
+) -> optax_mtl.WeightRule[FamoMemory]:
+  """Logits that learn from how much each task's log-loss fell.
+
+  Args:
+    num_tasks: The number of tasks `T`.
+    rate: Learning rate of the logits.
+    decay: Pull of the logits towards zero.
+  """
+  inner = optax_mtl.per_task(optax.adam(rate), num_tasks)
+
+  def init() -> FamoMemory:
+    zeros = jnp.zeros((num_tasks,))
+    return FamoMemory(zeros, inner.init(jnp.zeros(())), zeros)
+
+  def weigh(
+    step: optax_mtl.Step, memory: FamoMemory
+  ) -> tuple[jax.Array, FamoMemory]:
+    after = step.losses
+    if step.has("previous_losses"):
+      # Of the last batch, after the last update: what that update did to it.
+      after = step.previous_losses
+    learns = step.active & (memory.last_losses > 0)
+    fall = jnp.log(memory.last_losses) - jnp.log(after)
+    fall = jnp.where(learns, fall, 0.0)
+    share = jax.nn.softmax(memory.logits, where=step.active)
+    gradient = share * (fall - jnp.sum(share * fall))
+    gradient += jnp.asarray(decay, gradient.dtype) * memory.logits
+    change, optimizer = inner.update(gradient, memory.logit_optimizer)
+    logits = step.hold(memory.logits + change, memory.logits, learns)
+    share = jax.nn.softmax(logits, where=step.active)
+    weights = jnp.where(step.active, share / step.losses, 0.0)
+    total = jnp.sum(weights)
+    return weights / jnp.where(total == 0, 1.0, total), FamoMemory(
+      logits,
+      step.hold(optimizer, memory.logit_optimizer, learns),
+      step.hold(step.losses, memory.last_losses),
+    )
+
+  return optax_mtl.WeightRule(weigh, init)
+
+
+class ModoMemory(NamedTuple):
+  """What `modo` remembers.
+
+  Attributes:
+    shares: Array [T], a point of the simplex.
+  """
+
+  shares: jax.Array
+
+
+@optax_mtl.method(
+  paper="Chen, Fernando, Ying & Chen, Three-Way Trade-Off in Multi-Objective "
+  "Learning: Optimization, Generalization and Conflict-Avoidance, NeurIPS 2023",
+  url="https://arxiv.org/abs/2305.20057",
+  weights_sum="1",
+  claims=["positive_weights", "permutation_equivariant"],
+)
+def modo(
+  num_tasks: int, rate: jax.typing.ArrayLike = 0.1
+) -> optax_mtl.WeightRule[ModoMemory]:
+  """Weights that descend `‖Σ w_i g_i‖²`, from two independent batches.
+
+  Args:
+    num_tasks: The number of tasks `T`.
+    rate: Step length of the weights.
+  """
+
+  def init() -> ModoMemory:
+    return ModoMemory(jnp.full((num_tasks,), 1.0 / num_tasks))
+
+  def weigh(
+    step: optax_mtl.Step, memory: ModoMemory
+  ) -> tuple[jax.Array, ModoMemory]:
+    # The active tasks share among them what they have of the simplex.
+    mass = jnp.sum(step.only_active(memory.shares))
+    known = mass > 0
+    shares = step.only_active(
+      jnp.where(
+        known,
+        memory.shares / jnp.where(known, mass, 1.0),
+        1.0 / step.num_active,
+      )
+    )
+    slope = step.cross_gram() @ shares
+    moved = shares - jnp.asarray(rate, slope.dtype) * slope
+    new = optax_mtl.solvers.project_simplex(moved, active=step.active)
+    return shares, ModoMemory(step.hold(mass * new, memory.shares))
+
+  return optax_mtl.WeightRule(weigh, init)
+
+
+@optax_mtl.method(
+  paper="Deist, Grewal, Dankers, Alderliesten & Bosman, Multi-Objective "
+  "Learning Using HV Maximization, EMO 2023",
+  url="https://arxiv.org/abs/2102.04523",
+  weights_sum="1",
+  claims=["positive_weights"],
+)
+def grad_hv(
+  num_tasks: int,
+  reference: tuple[float, ...] = (2.0, 2.0),
+  *,
+  axis_name: str = "front",
+) -> optax_mtl.WeightRule[tuple[()]]:
+  """Weights by how much a loss counts for the hypervolume of all solutions.
+
+  Args:
+    num_tasks: The number of tasks `T`, 2.
+    reference: The corner that bounds the hypervolume.
+    axis_name: The axis of the `vmap` over the solutions.
+  """
+  del num_tasks
+
+  @optax_mtl.from_step
+  def rule(step: optax_mtl.Step) -> jax.Array:
+    front = jax.lax.all_gather(step.losses, axis_name)
+    slopes = jax.grad(optax_mtl.pareto.hypervolume_2d)(
+      front, jnp.asarray(reference, front.dtype)
+    )
+    # Zero for a solution that is dominated: it stands, for a user to see.
+    mine = -slopes[jax.lax.axis_index(axis_name)]
+    total = jnp.sum(mine)
+    return mine / jnp.where(total > 0, total, 1.0)
+
+  return rule
+
+
+def keep_if_better(
+  train_step: Callable[[Any, Any, Any], tuple[Any, Any]],
+  loss_fn: Callable[[Any, Any], jax.Array],
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+  """A training step whose new params stay only if no task's loss rose.
+
+  Methods that look at the loss function again, or that train in two levels, are
+  such functions: no transformation of gradients can be.
+
+  Args:
+    train_step: Function `(params, state, batch) -> (params, state)`.
+    loss_fn: Function `(params, batch) -> losses [T]`.
+
+  Returns:
+    A function like `train_step`; the optimizer's state goes on at any rate.
+  """
+
+  def step(params: Any, state: Any, batch: Any) -> tuple[Any, Any]:
+    new, state = train_step(params, state, batch)
+    better = jnp.all(loss_fn(new, batch) <= loss_fn(params, batch))
+    return jax.tree.map(
+      lambda n, o: jnp.where(better, n, o), new, params
+    ), state
+
+  return step
+
+
+#: The names that the functions above have registered.
+NAMES = ("graddrop", "famo", "modo", "grad_hv")
+
+
+def reference_famo(num_tasks, grads, extra, rate=0.025, decay=1e-3):
+  """The authors' loop, Adam by hand; a first loss of a task teaches nothing."""
+  logits = np.zeros(num_tasks)
+  mean, square, count, last, out = 0.0, 0.0, 0, None, []
+  after_steps = extra["previous_losses"]
+  for losses, after in zip(extra["losses"], after_steps, strict=True):
+    if last is not None:
+      share = np.exp(logits) / np.exp(logits).sum()
+      fall = np.log(last) - np.log(after)
+      slope = share * (fall - share @ fall) + decay * logits
+      count += 1
+      mean = 0.9 * mean + 0.1 * slope
+      square = 0.999 * square + 0.001 * slope**2
+      corrected = np.sqrt(square / (1 - 0.999**count))
+      logits = logits - rate * mean / (1 - 0.9**count) / (corrected + 1e-8)
+    share = np.exp(logits) / np.exp(logits).sum()
+    out.append(share / losses / (share / losses).sum())
+    last = losses
+  return np.stack(out)
+
+
+def reference_modo(num_tasks, grads, extra, rate=0.1):
+  shares, out = np.full(num_tasks, 1 / num_tasks), []
+  for first, second in zip(grads, extra["second_grads"], strict=True):
+    out.append(shares)
+    moved = shares - rate * (first @ second.T) @ shares
+    # Held et al.: the largest support on which all shares are positive.
+    ordered = np.sort(moved)[::-1]
+    excess = (np.cumsum(ordered) - 1) / np.arange(1, num_tasks + 1)
+    shares = np.maximum(moved - excess[ordered > excess][-1], 0)
+  return np.stack(out)
+
+
+REFERENCES = {"famo": reference_famo, "modo": reference_modo}

@@ -1,0 +1,132 @@
+"""What a method that makes its update from the gradients themselves keeps to.
+
+The package has none yet: `graddrop` is the test's own. As for weight rules, all
+is read off one vmapped program of fifteen runs.
+"""
+
+import pickle
+
+import chex
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import serialization
+
+from optax_mtl._dtypes import solver_dtype
+
+NAME = "graddrop"
+every_dtype = pytest.mark.parametrize(
+  "dtype, x64",
+  [("float32", False), ("bfloat16", False), ("float16", False)]
+  + [("float32", True), ("bfloat16", True), ("float64", True)],
+)
+
+
+@every_dtype
+def test_types(dtype, x64):
+  with jax.enable_x64(x64):
+    data = harness.to_dtype(harness.data(num_steps=1), dtype)
+    row, params = harness.row_of(data, 0), harness.params(dtype)
+    tx = harness.build(NAME)
+    state, updates, new_state = harness.traced(
+      tx, row, params, value=jnp.zeros(()), unknown=jnp.ones((7,))
+    )
+    assert harness.signature(updates) == harness.signature(
+      jax.eval_shape(lambda: params)
+    )
+    assert harness.signature(state) == harness.signature(new_state)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+    for leaf in jax.tree.leaves(state):
+      if jnp.issubdtype(leaf.dtype, jnp.floating):
+        assert leaf.dtype == solver_dtype()
+
+
+def test_params_are_optional_and_may_be_empty():
+  data = harness.to_dtype(harness.data(num_steps=1), "float32")
+  row, tx = harness.row_of(data, 0), harness.build(NAME)
+  _, updates, _ = harness.traced(tx, row, None)
+  like = jax.eval_shape(harness.params)
+  assert harness.signature(updates) == harness.signature(like)
+  _, updates, _ = harness.traced(tx, row._replace(grads={}), {})
+  assert updates == {}
+
+
+def signs_and_sums(case):
+  """Each entry's sums of its positive and of its negative gradients."""
+  data = harness.cases()[case]
+  grads = harness.flat(data.grads, 2)
+  grads = np.where(data.active[..., None], grads, 0)
+  return np.maximum(grads, 0).sum(axis=1), np.minimum(grads, 0).sum(axis=1)
+
+
+def test_one_sign_survives():
+  """Each entry is the sum of its positive or of its negative gradients.
+
+  Over all steps of all cases in which the active tasks are finite: with masked
+  tasks, of the others alone.
+  """
+  for case, run in harness.case_runs(NAME).items():
+    if case == "shows":
+      continue
+    chex.assert_tree_all_finite(run.updates)
+    up, down = signs_and_sums("absent" if "absent" in case else case)
+    size = np.maximum(up, -down)
+    # A sum of three in float32.
+    error = np.minimum(abs(run.updates - up), abs(run.updates - down))
+    assert (error <= 1e-6 * size).all(), case
+
+
+def test_the_sign_is_drawn_by_its_purity():
+  """The positive sum survives with probability `up / (up - down)`."""
+  up, down = signs_and_sums("base")
+  kept = harness.case_runs(NAME)["base"].updates > 0
+  chance = up / (up - down)
+  # 650 independent draws: five standard deviations of their sum.
+  deviation = np.sqrt((chance * (1 - chance)).sum())
+  assert abs(kept.sum() - chance.sum()) <= 5 * deviation
+  both = (up > 0) & (down < 0)
+  assert 0.2 < kept[both].mean() < 0.8
+
+
+def test_absent_tasks():
+  runs = harness.case_runs(NAME)
+  assert (runs["none"].updates == 0).all()
+  assert (runs["zero"].updates == 0).all()
+  for case in ("absent_nan", "absent_inf"):
+    chex.assert_trees_all_equal(runs["absent"], runs[case])
+
+
+def test_a_nan_gradient_shows():
+  step, _ = harness.SHOWS
+  run = harness.case_runs(NAME)["shows"]
+  chex.assert_tree_all_finite(run.updates[:step])
+  assert np.isnan(run.updates[step]).all()
+
+
+def test_scale_equivariant():
+  """The draws do not depend on the scale, which is a power of two."""
+  runs = harness.case_runs(NAME)
+  for e in harness.EXPONENTS:
+    scaled = runs[f"scale {e}"].updates / 2.0**e
+    np.testing.assert_array_equal(scaled, runs["base"].updates)
+
+
+def test_one_task():
+  """Its gradient, whole."""
+  data = harness.tasks_of(harness.data(), (0,))
+  run = harness.run(NAME, data, tasks=(0,))
+  grads = harness.flat(data.grads, 2)[:, 0]
+  harness.assert_close(run.updates, grads, np.abs(grads), 1e-6)
+
+
+def test_a_saved_state_is_the_same():
+  states = harness.case_runs(NAME)["base"].states
+  state = jax.tree.map(lambda leaf: jnp.asarray(leaf[13]), states)
+  like = harness.build(NAME).init(harness.params())
+  packed = serialization.from_bytes(like, serialization.to_bytes(state))
+  pickled = pickle.loads(pickle.dumps(jax.device_get(state)))
+  for restored in (packed, pickled):
+    chex.assert_trees_all_equal_structs(restored, state)
+    chex.assert_trees_all_equal(restored, state)

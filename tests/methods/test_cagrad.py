@@ -1,0 +1,138 @@
+"""CAGrad: no direction in the ball around the mean does more for the worst."""
+
+import numpy as np
+import pytest
+from families import (
+  DELTA,
+  SIZES,
+  assert_at_most,
+  cases,
+  solved,
+)
+from one_step import (
+  CONFLICT,
+  COUNT,
+  RTOL,
+  assert_oracles,
+  assert_same,
+  gradients,
+  lengths,
+  run,
+)
+from references import REFERENCES
+
+
+def test_oracles():
+  assert_oracles(
+    "cagrad",
+    [
+      # The mean (0, 1/2) moved by c/2 = 1/4 along the first gradient: then both
+      # gain 1/4.
+      ({"rescale": 0}, CONFLICT, [0.25, 0.5]),
+      ({"rescale": 1}, CONFLICT, [0.2, 0.4]),
+      ({"rescale": 2}, CONFLICT, [1 / 6, 1 / 3]),
+      # Nothing helps the worst task: the mean, and zero once it is in the ball.
+      ({"rescale": 0}, [[1, 0], [-1, 0], [0, 3]], [0, 1]),
+      ({"c": 2.0}, [[1, 0], [-2, 0]], [0, 0]),
+      # A task without gradient counts in the mean only.
+      ({"rescale": 0}, [[3, 0], [0, 0]], [2.25, 0]),
+    ],
+  )
+
+
+def test_rescale():
+  """It is `d = mean + c |mean| g_w / |g_w|`, divided by what is asked for."""
+  grads = gradients(3)
+  expected = REFERENCES["cagrad"](3, grads, {}, rescale=0)
+  mean = grads.mean(axis=1)
+  for rescale, divisor in enumerate((1, 1.25, 1.5)):
+    found = run("cagrad", grads, rescale=rescale)
+    assert_same(found.weights * divisor, expected, 1e-7)
+    moved = found.updates * divisor - mean
+    np.testing.assert_allclose(
+      lengths(moved), 0.5 * lengths(mean), rtol=RTOL, atol=0
+    )
+
+
+def test_c_zero_is_the_mean():
+  grads = gradients(3)
+  for rescale in (0, 1, 2):
+    found = run("cagrad", grads, rescale=rescale, c=0.0)
+    np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-15)
+
+
+def test_the_mean_is_over_the_active_tasks():
+  grads, mask = gradients(3), np.array([True, False, True])
+  found = run("cagrad", grads, active=mask)
+  alone = run("cagrad", grads[:, mask])
+  assert (found.weights[:, 1] == 0).all()
+  assert_same(found.updates, alone.updates, 1e-8)
+
+
+def test_from_c_one_on_it_hurts_no_task():
+  """Zero is in the ball, so that the worst task does not lose."""
+  grads = gradients(3)
+  found = run("cagrad", grads, rescale=0, c=np.linspace(1, 3, COUNT))
+  gains = np.einsum("ntp,np->nt", grads, found.updates)
+  assert (gains >= -RTOL * lengths(grads)[..., 0]).all()
+
+
+def test_the_scale_does_not_matter():
+  """Others return equal weights outside of scales from 1e-2 to 1e1."""
+  grads = gradients(3)
+  for scale in (1e-30, 1e-5, 1e5, 1e30):
+    found = run("cagrad", scale * grads)
+    assert_same(found.weights, run("cagrad", grads).weights, 1e-7)
+
+
+def objective(data, w, c):
+  """CAGrad's `g_w . mean + c |mean| |g_w|`, [N]: bounds what d can do."""
+  mean = data.grads.mean(axis=1)
+  combined = np.einsum("nt,ntp->np", w, data.grads)
+  radius = c * np.linalg.norm(mean, axis=1)
+  return np.sum(combined * mean, axis=1) + radius * np.linalg.norm(
+    combined, axis=1
+  )
+
+
+@pytest.mark.parametrize(
+  "num_tasks, c", [(t, 0.4) for t in SIZES] + [(t, 2.0) for t in SIZES[:-1]]
+)
+def test_no_direction_in_the_ball_does_better(num_tasks, c):
+  """Weak duality: for any w on the simplex, `objective` bounds the worst gain.
+
+  The weights beyond the mean are such a w, up to scale, and the bound that it
+  gives is met by the update.
+  """
+  data, found = cases(num_tasks), solved("cagrad", num_tasks, c=c)
+  mean = data.grads.mean(axis=1)
+  radius = c * np.linalg.norm(mean, axis=1)
+  extra = np.maximum(found.weights - 1 / num_tasks, 0)
+  total = extra.sum(axis=1)
+  # Else only the mean, or zero, was left: there is nothing to show.
+  moved = total > 1e-5
+  some = data.present.any(axis=1) & data.without("stationary", "identical")
+  assert moved[some & data.without("ill_conditioned")].all()
+  # The ball: |g_w| is known to the root of DELTA size^2.
+  size = data.size(extra)
+  away = np.linalg.norm(found.updates - mean, axis=1)
+  bound = np.sqrt(radius**2 + DELTA * size**2)
+  slack = DELTA * data.size(found.weights)
+  assert_at_most(away, bound + slack, data.names, moved)
+  # The certificate, over the tasks that have a gradient.
+  assert found.converged[data.without("ill_conditioned")].all()
+  w = extra / np.where(moved, total, 1)[:, None]
+  gains = data.norms * data.products(found.weights)
+  gains = np.where(data.present, gains, np.inf)
+  worst = np.argmin(gains, axis=1)[:, None]
+  best = np.take_along_axis(gains, worst, axis=1)[:, 0]
+  gap = objective(data, w, c) - np.where(moved, best, 0)
+  # Each gain is known to DELTA times its own length and the size.
+  reach = np.take_along_axis(data.norms, worst, axis=1)[:, 0]
+  reach = reach + np.sum(w * data.norms, axis=1)
+  bound = DELTA * reach * data.size(found.weights)
+  assert_at_most(gap, bound, data.names, moved & found.converged)
+  if c > 1:
+    worst = np.where(data.present, -data.products(found.weights), 0)
+    bound = DELTA * data.size(found.weights)
+    assert_at_most(worst, bound, data.names, found.converged)

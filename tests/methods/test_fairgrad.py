@@ -1,0 +1,93 @@
+"""FairGrad: `M w = w^(-1/alpha)`, Nash-MTL for alpha = 1."""
+
+import numpy as np
+from families import DELTA, STATIONARY, assert_at_most, cases, sizes, solved
+from one_step import (
+  COUNT,
+  ORTHOGONAL,
+  assert_oracles,
+  assert_same,
+  gradients,
+  lengths,
+  run,
+)
+
+import optax_mtl
+
+
+def test_oracles():
+  assert_oracles(
+    "fairgrad",
+    [
+      # n_i^2 w_i = w_i^(-1/2), so w_i n_i = n_i^(-1/3).
+      (
+        {"alpha": 2.0, "max_norm": np.inf},
+        ORTHOGONAL,
+        [1, 2 ** (-1 / 3), 3 ** (-1 / 3)],
+      ),
+      ({"max_norm": np.inf}, ORTHOGONAL, [1, 1, 1]),
+      ({}, ORTHOGONAL, np.ones(3) / np.sqrt(3)),
+    ],
+  )
+
+
+def test_alpha_one_is_nash():
+  for num_tasks in (2, 3):
+    grads = gradients(num_tasks)
+    fair = run("fairgrad", grads, max_norm=np.inf)
+    nash = run("nash_mtl", grads, max_norm=np.inf)
+    assert_same(fair.updates, nash.updates)
+    assert_same(fair.weights, nash.weights)
+
+
+def test_a_norm_below_the_limit_is_left_alone():
+  """FairGrad's length depends on the gradients unless alpha is 1."""
+  grads = 1e-3 * gradients(2)
+  free = run("fairgrad", grads, alpha=0.5, max_norm=np.inf)
+  limited = run("fairgrad", grads, alpha=0.5)
+  norms = lengths(free.updates)
+  assert (norms < 1).any() and (norms > 1e-6).all()
+  assert_same(limited.updates, free.updates * np.minimum(1, 1 / norms))
+  np.testing.assert_array_equal(limited.weights, free.weights)
+
+
+def test_no_limit_is_none():
+  assert optax_mtl.fairgrad(3, max_norm=None).rule.max_norm is None
+  assert optax_mtl.fairgrad(3).rule.max_norm == 1
+
+
+def test_it_solves_its_equation_for_any_alpha():
+  """M w = w^(-1/alpha); one compilation for all alphas."""
+  grads = gradients(3)
+  alphas = np.geomspace(0.25, 8, COUNT)
+  w = run("fairgrad", grads, alpha=alphas, max_norm=np.inf).weights
+  gains = np.einsum("ntp,nsp,ns->nt", grads, grads, w)
+  np.testing.assert_allclose(gains, w ** (-1 / alphas[:, None]), rtol=1e-9)
+
+
+@sizes
+def test_it_balances_gains(num_tasks):
+  """M w = w^(-1/alpha) at the authors' alpha = 2; none for a zero gradient."""
+  data = cases(num_tasks)
+  found = solved("fairgrad", num_tasks, alpha=2.0)
+  present = data.present
+  assert (found.weights[~present] == 0).all()
+  assert (found.weights[present] > 0).all()
+  safe = np.where(present, found.weights, 1)
+  gains = data.norms * data.products(found.weights)
+  wanted = safe**-0.5
+  error = np.where(present, np.abs(gains - wanted), 0)
+  bound = DELTA * (data.norms * data.size(found.weights)[:, None] + wanted)
+  assert_at_most(error, bound, data.names, data.without(*STATIONARY))
+  # The smallest gain is small against its terms where lengths differ so much.
+  hard = ("ill_conditioned", "conflicting", "scaled_1e6")
+  assert found.converged[data.without(*hard, *STATIONARY)].all()
+
+
+@sizes
+def test_it_keeps_to_the_limit(num_tasks):
+  """To a rounding: it is measured on the update itself."""
+  data = cases(num_tasks)
+  found = solved("fairgrad", num_tasks, max_norm=1.0)
+  norm = np.linalg.norm(found.updates, axis=1)
+  assert_at_most(norm, 1 + DELTA, data.names)

@@ -1,1 +1,0 @@
-"""Slow, independent float64 NumPy references."""

@@ -1,0 +1,85 @@
+"""A method on the mean of several batches, task by task."""
+
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_mtl
+
+T = harness.NUM_TASKS
+
+
+@pytest.mark.parametrize("name", ["dwa", "graddrop"])
+def test_accumulate_is_the_method_on_the_mean(name):
+  data = jax.tree.map(lambda leaf: leaf[:6], harness.data())
+  run = harness.runner(optax_mtl.accumulate(harness.build(name), T, 2))(data)
+  means = jax.tree.map(
+    lambda leaf: np.asarray(leaf).reshape(3, 2, *leaf.shape[1:]).mean(1),
+    data._replace(active=np.ones((6, T))),
+  )
+  expected = harness.run(name, means._replace(active=np.ones((3, T), bool)))
+  assert (run.updates[::2] == 0).all()
+  # Two programs, on means that are summed in another order.
+  harness.assert_close(run.updates[1::2], expected.updates, 4.0, 1e-4)
+  np.testing.assert_array_equal(run.states.mini_step, [1, 0] * 3)
+
+
+def test_each_tasks_batches_are_counted():
+  """A task's mean is over the batches in which it was active."""
+  active = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [1, 1, 1]], bool)
+  data = harness.data(num_steps=4)._replace(active=active)
+  tx = optax_mtl.accumulate(harness.build("equal_weighting"), T, 2)
+  run = harness.runner(tx)(data)
+  grads = harness.flat(data.grads, 2)
+  first = grads[0, 0] + grads[:2, 1].mean(0)
+  second = grads[3, 0] + grads[2:, 1].mean(0) + grads[3, 2]
+  harness.assert_close(run.updates[1], first, 4.0, 1e-6)
+  harness.assert_close(run.updates[3], second, 4.0, 1e-6)
+  np.testing.assert_array_equal(run.states.batch_count[2], [0, 1, 0])
+  # Absent from all batches: absent from the update.
+  weights = optax.tree.get(run.states, "weights")
+  np.testing.assert_array_equal(weights[1], [1, 1, 0])
+
+
+def test_nan_of_an_absent_task_and_bfloat16():
+  active = np.ones((4, T), bool)
+  active[1, 2] = False
+  data = harness.data(num_steps=4)._replace(active=active)
+  data = harness.spoilt(data, ~active, np.nan)
+  tx = optax_mtl.accumulate(harness.build("dwa"), T, 2)
+  run = harness.runner(tx, "bfloat16")(data)
+  assert np.isfinite(run.updates).all()
+  for leaf in jax.tree.leaves(run.states.gradient_sum):
+    assert leaf.dtype == jnp.float32, "sums of many bfloat16 need more bits"
+  losses = data.extra["losses"][2:].sum(axis=0)
+  # The last pair's losses, averaged, are what `dwa` counted last.
+  memory = optax.tree.get(run.states, "inner_state").memory
+  np.testing.assert_allclose(
+    memory.epoch_loss_sum[3] - memory.epoch_loss_sum[1], losses / 2, rtol=1e-5
+  )
+
+
+def test_names_and_the_trunk_go_through():
+  """What the gradients and losses are called, and which leaves are shared."""
+  inner = optax_mtl.on_trunk(
+    optax_mtl.fixed_weighting(2, {"t2": 2.0, "t10": 10.0}),
+    {"trunk": True, "head": False},
+  )
+  params = {"trunk": jnp.zeros(2), "head": jnp.zeros(1)}
+  grads = {"trunk": jnp.eye(2), "head": jnp.ones((2, 1))}
+  losses = {"t2": jnp.asarray(2.0), "t10": jnp.asarray(10.0)}
+  for tx in (
+    optax_mtl.accumulate(inner, 2, 1),
+    optax_mtl.on_trunk(
+      optax_mtl.accumulate(
+        optax_mtl.fixed_weighting(2, {"t2": 2.0, "t10": 10.0}), 2, 1
+      ),
+      {"trunk": True, "head": False},
+    ),
+  ):
+    updates, _ = tx.update(grads, tx.init(params), params, losses=losses)
+    np.testing.assert_array_equal(updates["trunk"], [10.0, 2.0])
+    np.testing.assert_array_equal(updates["head"], [2.0])
