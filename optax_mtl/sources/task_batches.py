@@ -119,8 +119,6 @@ def _pull_heads(
     return pullbacks.pull_back(lambda c: vjp(c)[0], weights, dtype)
 
   size = num_tasks if chunk_size is None else min(chunk_size, num_tasks)
-  if miscompiled.batches_wrongly():
-    size = 1
   total = pull([leaf[:size] for leaf in rows], weights[:size])
 
   def add(total: list[jax.Array], chunk: Any) -> tuple[list[jax.Array], None]:
