@@ -201,7 +201,7 @@ def value_and_task_batch_grads(
   def value_and_grads(params: Any, *args: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     _checks.check_inexact(params, "params")
-    trunk = None if shared is None else masks.resolve(shared, params)
+    trunk = masks.trunk_of(shared, params)
     in_trunk = None if trunk is None else jax.tree.leaves(trunk)
     rows, args_of = _rows(args, in_axes)
     structure = jax.tree.structure(params)
