@@ -352,3 +352,81 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
     strict=True,
   ):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
+def test_a_task_whose_batch_is_nan_is_left_out(chunk_size):
+  """Of the heads too: each task has a forward pass of its own."""
+
+  def loss(params, x):
+    z = jnp.sum(params["trunk"] * x)
+    return jnp.sum(params["head"]) * z
+
+  batches = jnp.array([[1.0, 2.0], [jnp.nan, 1.0], [0.5, 3.0]])
+  params = {"trunk": jnp.ones(2), "head": jnp.ones(2)}
+  grads_of = optax_mtl.value_and_task_batch_grads(
+    loss, chunk_size=chunk_size, shared={"trunk": True, "head": False}
+  )
+
+  @jax.jit
+  def run(params, batches, keep):
+    _, grads = grads_of(params, batches)
+    weights = jnp.where(keep, WEIGHTS, jnp.zeros(T))
+    return grads.finite(), grads.combine(weights, keep=keep)
+
+  keep = jnp.array([True, False, True])
+  finite, combined = run(params, batches, keep)
+  np.testing.assert_array_equal(finite, keep)
+  # Twice the batch, the head being two ones; the head gets z of each.
+  np.testing.assert_allclose(combined["trunk"], [3.0, 2.0])
+  np.testing.assert_allclose(combined["head"], [6.5, 6.5])
+  _, combined = run(params, batches, jnp.zeros(T, bool))
+  np.testing.assert_array_equal(combined["head"], [0.0, 0.0])
+
+
+@pytest.mark.parametrize("kind", KNOW)
+def test_a_head_that_is_not_finite_shows(kind):
+  def steep(params, x):
+    values = losses(params, x)
+    head = params["heads"][2][0]
+    return values | {"task 2": jnp.square(1e20 * head)}
+
+  if kind == "task batches":
+    grads_of = optax_mtl.value_and_task_batch_grads(
+      lambda p, select, x: jnp.sum(
+        jnp.where(select, jnp.stack(list(steep(p, x).values())), 0.0)
+      ),
+      in_axes=(0, None),
+      shared=TRUNK,
+    )
+    _, grads = grads_of(PARAMS, jnp.eye(T, dtype=bool), X)
+  else:
+    grads_of = optax_mtl.value_and_task_grads(steep, source=kind, shared=TRUNK)
+    _, grads = grads_of(PARAMS, X)
+  assert list(grads.finite()) == [True, True, False]
+
+
+@pytest.mark.parametrize("kind", KNOW)
+def test_chunks_of_leaves_without_entries(kind):
+  """Three tasks in chunks of two: `jax.lax.map` divides by zero here."""
+
+  def loss_fn(params, x):
+    return [
+      jnp.sum(params["a"] * x) * t + jnp.sum(params["b"]) for t in range(T)
+    ]
+
+  params, x = {"a": jnp.ones(2), "b": jnp.ones((0, 3))}, jnp.array([1.0, 2.0])
+  if kind == "task batches":
+    grads_of = optax_mtl.value_and_task_batch_grads(
+      lambda p, select, x: select @ jnp.stack(loss_fn(p, x)),
+      in_axes=(0, None),
+      chunk_size=2,
+    )
+    _, grads = grads_of(params, jnp.eye(T), x)
+  else:
+    _, grads = optax_mtl.value_and_task_grads(
+      loss_fn, source=kind, chunk_size=2
+    )(params, x)
+  rows = as_task_gradients(grads, T).stacked()
+  np.testing.assert_array_equal(rows["a"], np.outer(range(T), x))
+  assert rows["b"].shape == (T, 0, 3)
