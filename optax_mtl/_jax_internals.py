@@ -279,3 +279,116 @@ def _replace_eqn(eqn: Any, replacement: Callable[..., Any]) -> Any:
   if new is body:
     return eqn
   return eqn.replace(params=eqn.params | {name: new})
+
+
+# --- A backward pass, task by task --------------------------------------------
+
+# Labels of what depends on the cotangents: one task's number, or
+_ALL = -1  # the vector of cotangents itself, each entry its own task's
+_MIXED = -2  # several tasks at once, weighed by then
+
+
+def separate(
+  program: Program, in_trunk: Sequence[bool]
+) -> Callable[[jax.Array, jax.Array], list[jax.Array]] | None:
+  """Two weighted sums in one backward pass, if no head serves two tasks.
+
+  What one task's cotangent reaches alone is computed for a cotangent of 1 (0
+  for a task whose weights are both 0), and is multiplied by a weight where it
+  ends or where tasks come together: by the task's weight for heads at a head's
+  leaf, and by the one for the trunk everywhere else.
+
+  Args:
+    program: Of a linear function from cotangents [T] to a list of leaves.
+    in_trunk: Which of the leaves are the trunk's.
+
+  Returns:
+    A function from the weights [T] of the trunk and those of the heads to the
+    leaves; None where a head's leaf depends on several tasks' cotangents at
+    once, or where JAX does not let a program be taken apart.
+  """
+  try:
+    return _separate(program, in_trunk)
+  except (ImportError, AttributeError, TypeError, AssertionError):
+    return None
+
+
+def _separate(program: Program, in_trunk: Sequence[bool]) -> Any:
+  from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+  jaxpr, consts = program.closed.jaxpr, program.closed.consts
+  labels: dict[Any, int] = {jaxpr.invars[0]: _ALL}
+  cuts: dict[Any, int] = {}
+  constant, before, after = [], [], []
+  for eqn in jaxpr.eqns:
+    inputs = [v for v in eqn.invars if not isinstance(v, Literal)]
+    inputs = [v for v in inputs if v in labels]
+    found = {labels[v] for v in inputs}
+    entries = _entries(eqn) if found == {_ALL} else None
+    if not found:
+      constant.append(eqn)
+    elif entries is not None:
+      before.append(eqn)
+      labels |= zip(eqn.outvars, entries, strict=True)
+    elif len(found) == 1 and min(found) >= 0:
+      before.append(eqn)
+      labels |= dict.fromkeys(eqn.outvars, found.pop())
+    else:
+      after.append(eqn)
+      labels |= dict.fromkeys(eqn.outvars, _MIXED)
+      cuts |= {v: labels[v] for v in inputs if labels[v] != _MIXED}
+  ends = [
+    None if isinstance(v, Literal) else labels.get(v) for v in jaxpr.outvars
+  ]
+  mixed = [end == _MIXED for end in ends]
+  if any(
+    end in (_MIXED, _ALL) and not trunk
+    for end, trunk in zip(ends, in_trunk, strict=True)
+  ):
+    return None
+
+  def run(eqns: Any, invars: Any, outvars: Any) -> Callable[..., Any]:
+    part = jaxpr.replace(eqns=eqns, invars=list(invars), outvars=list(outvars))
+    return jaxpr_as_fun(ClosedJaxpr(part, consts))
+
+  alone = [v for v, m in zip(jaxpr.outvars, mixed, strict=True) if not m]
+  joint = [v for v, m in zip(jaxpr.outvars, mixed, strict=True) if m]
+  run_before = run(constant + before, jaxpr.invars, [*alone, *cuts])
+  run_after = run(constant + after, cuts, joint)
+
+  def weigh(value: jax.Array, label: int | None, weights: jax.Array) -> Any:
+    if label is None:
+      return value  # a constant: 0
+    weight = weights if label == _ALL else weights[label]
+    if jnp.finfo(value.dtype).bits < jnp.finfo(weight.dtype).bits:
+      return (value.astype(weight.dtype) * weight).astype(value.dtype)
+    return value * weight.astype(value.real.dtype)
+
+  def leaves(weights: jax.Array, head_weights: jax.Array) -> list[jax.Array]:
+    # A task without weights may overflow for a cotangent of 1: 0 times inf.
+    wanted = (weights != 0) | (head_weights != 0)
+    values = run_before(wanted.astype(jaxpr.invars[0].aval.dtype))
+    ended = iter(values[: len(alone)])
+    cut = [
+      weigh(value, label, weights)
+      for value, label in zip(values[len(alone) :], cuts.values(), strict=True)
+    ]
+    joined = iter(run_after(*cut))
+    return [
+      next(joined)
+      if is_mixed
+      else weigh(next(ended), end, weights if trunk else head_weights)
+      for is_mixed, end, trunk in zip(mixed, ends, in_trunk, strict=True)
+    ]
+
+  return leaves
+
+
+def _entries(eqn: Any) -> list[int] | None:
+  """The tasks whose entries of the cotangents an equation takes out."""
+  name, params = eqn.primitive.name, eqn.params
+  if name == "unstack" or (name == "split" and set(params["sizes"]) == {1}):
+    return list(range(len(eqn.outvars)))
+  if name == "slice" and eqn.outvars[0].aval.shape == (1,):
+    return [params["start_indices"][0]]
+  return None

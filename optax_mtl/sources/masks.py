@@ -13,32 +13,16 @@ from optax_mtl import _checks
 Heads = Literal["sum", "weighted"]
 
 
-def resolve(shared: Any, like: Any, name: str = "shared") -> Any:
-  """A pytree prefix of bools, or a callable on params, as a tree of bools.
-
-  Args:
-    shared: The prefix or the callable.
-    like: A tree with the structure of the params, for a callable to look at.
-    name: What to call `shared` in an error.
-
-  Returns:
-    A tree of Python bools with the structure of the params.
+def trunk_of(shared: Any, params: Any) -> Any:
+  """The trunk that a source was told with `shared=`, a tree of bools or None.
 
   Raises:
     TypeError: A leaf of the mask is not a bool.
-    ValueError: The mask is no prefix of the params, or selects no leaf.
+    ValueError: The mask is no prefix of the params, or matches no leaf.
   """
-  mask = _checks.resolve_mask(shared, like, name)
-  if not any(jax.tree.leaves(mask)):
-    paths = [
-      jax.tree_util.keystr(path)
-      for path, _ in jax.tree_util.tree_leaves_with_path(like)
-    ]
-    raise ValueError(
-      f"{name}= selects no leaf of the params, so there would be nothing to "
-      f"weigh. The params' leaves are {', '.join(paths) or 'none at all'}."
-    )
-  return mask
+  if shared is None:
+    return None
+  return _checks.resolve_mask(shared, params, "shared")
 
 
 def check_within(mask: Any, trunk: Any, name: str) -> None:

@@ -16,6 +16,9 @@ _VERSION = "0.10.2"
 _FLAG = "xla_cpu_experimental_ynn_fusion_type"
 _REMEDY = f"--{_FLAG}=-reduce"
 
+#: Whether the warning has been given.
+_warned = False
+
 
 def batches_wrongly() -> bool:
   """Whether batched backward passes may come out wrong on CPU."""
@@ -39,6 +42,3 @@ def warn_on_cpu() -> None:
     UserWarning,
     stacklevel=3,
   )
-
-
-_warned = False

@@ -194,7 +194,7 @@ def value_and_task_grads(
   def value_and_grads(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     params, of_params = _bind(fun, argnums, args, kwargs)
-    trunk = None if shared is None else masks.resolve(shared, params)
+    trunk = masks.trunk_of(shared, params)
     names = losses_lib.Recorder()
 
     def losses_of(params: Any) -> tuple[jax.Array, Any]:

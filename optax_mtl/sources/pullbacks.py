@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import linalg
+from optax_mtl import _jax_internals, linalg
 from optax_mtl.sources import masks, units
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -161,9 +161,17 @@ class PullbackTaskGradients(TaskGradients):
     # its derivative itself is NaN or inf, 0 times it is NaN in each pullback.
     del keep
     dtype = self.losses_like.dtype
-    trunk = pull_back(self.pullback, weights, dtype)
     if mask is None or head_weights is weights:
-      return trunk
+      return pull_back(self.pullback, weights, dtype)
+    program = _jax_internals.trace(
+      lambda cotangent: jax.tree.leaves(self.pullback(cotangent)),
+      self.losses_like,
+    )
+    both = _jax_internals.separate(program, mask)
+    if both is not None:
+      structure = jax.tree.structure(self._params_like)
+      return jax.tree.unflatten(structure, both(weights, head_weights))
+    trunk = pull_back(self.pullback, weights, dtype)
     # Only the heads' leaves of this second pass are used, so the compiler
     # drops the part that runs through the trunk.
     heads = pull_back(self.pullback, head_weights, dtype)

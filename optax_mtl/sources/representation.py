@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optax_mtl import _checks, linalg
 from optax_mtl.sources import losses as losses_lib
-from optax_mtl.sources import masks, miscompiled, pullbacks, units
+from optax_mtl.sources import miscompiled, pullbacks, units
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
 
@@ -136,7 +136,7 @@ def value_and_representation_grads(
   def value_and_grads(params: Any, *args: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     _checks.check_inexact(params, "params")
-    in_trunk = None if shared is None else masks.resolve(shared, params)
+    in_trunk = masks.trunk_of(shared, params)
     names = losses_lib.Recorder()
 
     def trunk_of(params: Any) -> tuple[Any, Any]:

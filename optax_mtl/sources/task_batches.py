@@ -119,8 +119,6 @@ def _pull_heads(
     return pullbacks.pull_back(lambda c: vjp(c)[0], weights, dtype)
 
   size = num_tasks if chunk_size is None else min(chunk_size, num_tasks)
-  if miscompiled.batches_wrongly():
-    size = 1
   total = pull([leaf[:size] for leaf in rows], weights[:size])
 
   def add(total: list[jax.Array], chunk: Any) -> tuple[list[jax.Array], None]:
@@ -203,7 +201,7 @@ def value_and_task_batch_grads(
   def value_and_grads(params: Any, *args: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     _checks.check_inexact(params, "params")
-    trunk = None if shared is None else masks.resolve(shared, params)
+    trunk = masks.trunk_of(shared, params)
     in_trunk = None if trunk is None else jax.tree.leaves(trunk)
     rows, args_of = _rows(args, in_axes)
     structure = jax.tree.structure(params)

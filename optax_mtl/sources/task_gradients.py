@@ -198,7 +198,7 @@ class TaskGradients(abc.ABC):
         "shared= to the source, or by another on_trunk. Say it once."
       )
     view = copy.copy(self)
-    view.shared = masks.resolve(shared, self.params_like)
+    view.shared = _checks.resolve_mask(shared, self.params_like, "shared")
     view.heads = heads
     return view
 
@@ -206,7 +206,7 @@ class TaskGradients(abc.ABC):
     """One bool a leaf, those that `shared` selects; None: all leaves."""
     mask = self.shared
     if shared is not None:
-      mask = masks.resolve(shared, self.params_like, name)
+      mask = _checks.resolve_mask(shared, self.params_like, name)
       if self.shared is not None:
         masks.check_within(mask, self.shared, name)
     flags = jax.tree.leaves(mask) if mask is not None else []

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optax_mtl.sources import miscompiled
 
@@ -59,8 +60,27 @@ def map_rows(
     return at_once(fun, rows)  # no loop of one trip, nor one of none
 
   def in_chunks(rows: Any) -> Any:
-    return jax.lax.map(fun, rows, batch_size=chunk_size)
+    return _in_chunks(fun, rows, chunk_size)
 
   if miscompiled.batches_wrongly():
     return jax.lax.platform_dependent(rows, cpu=in_turn, default=in_chunks)
   return in_chunks(rows)
+
+
+def _in_chunks(fun: Callable[[Any], Any], rows: Any, size: int) -> Any:
+  """`jax.lax.map` with a `batch_size`, which fails where a result is empty."""
+  total = jax.tree.leaves(rows)[0].shape[0]
+  whole = total // size * size
+
+  def split(leaf: jax.Array) -> jax.Array:
+    return leaf[:whole].reshape(whole // size, size, *leaf.shape[1:])
+
+  def join(leaf: jax.Array) -> jax.Array:
+    return leaf.reshape(whole, *leaf.shape[2:])
+
+  chunks = jax.lax.map(jax.vmap(fun), jax.tree.map(split, rows))
+  results = jax.tree.map(join, chunks)
+  if whole == total:
+    return results
+  rest = jax.vmap(fun)(jax.tree.map(lambda leaf: leaf[whole:], rows))
+  return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)

@@ -149,9 +149,9 @@ def test_a_choice_among_the_trunk(kind):
       ValueError, match=r"leaf \['heads'\]\[0\], which is not"
     ):
       ask({"trunk": False, "heads": [True, False, False]})
-    with pytest.raises(ValueError, match="selects no leaf of the params"):
+    with pytest.raises(ValueError, match="matches no leaf of the params"):
       ask(False)
-  with pytest.raises(ValueError, match="norm_params= selects no leaf"):
+  with pytest.raises(ValueError, match="norm_params= matches no leaf"):
     grads.gram(lambda params: False, name="norm_params")
 
 
@@ -168,7 +168,7 @@ def test_the_issues_gram_matrices():
 
 
 def test_what_a_trunk_refuses():
-  message = r"shared= selects no leaf .* leaves are \['heads'\]\[0\], "
+  message = r"shared= matches no leaf .* leaves are \['heads'\]\[0\], "
   for kind in KNOW:
     with pytest.raises(ValueError, match=message):
       source(kind, shared=lambda params: False)
