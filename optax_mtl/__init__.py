@@ -5,6 +5,8 @@ from types import MappingProxyType as _MappingProxyType
 from optax_mtl import metrics as metrics
 from optax_mtl import pareto as pareto
 from optax_mtl import solvers as solvers
+from optax_mtl._checks import TaskArgument as TaskArgument
+from optax_mtl._checks import task_argument as task_argument
 from optax_mtl._facts import Facts as Facts
 from optax_mtl._facts import facts as facts
 from optax_mtl._registry import METHODS as _METHODS

@@ -145,7 +145,7 @@ def task_vector(value: Any, num_tasks: int, name: str) -> jax.Array:
   return array.astype(solver_dtype())
 
 
-class PerTask(NamedTuple):
+class TaskArgument(NamedTuple):
   """One value a task, as an argument of a method gave it.
 
   Attributes:
@@ -159,10 +159,35 @@ class PerTask(NamedTuple):
   argument: str
 
 
-def per_task(value: TaskValues, num_tasks: int, argument: str) -> PerTask:
-  """A method's argument that holds one value a task."""
+def task_argument(
+  value: TaskValues, num_tasks: int, argument: str
+) -> TaskArgument:
+  """An argument of a method that holds one value a task, checked.
+
+  A rule reads it with `step.given`, which compares the tasks' names, where it
+  was given as a dict, with those of the update.
+
+  Args:
+    value: Array [T], a sequence of scalars in the order of the rows, or a dict
+      of scalars by the tasks' names.
+    num_tasks: The number of tasks `T`.
+    argument: The argument's name, for errors.
+
+  Returns:
+    The values [T] in the solver's dtype, and the names.
+
+  Raises:
+    TypeError: It holds something that is not a number.
+    ValueError: It does not hold T scalars.
+
+  Example:
+    >>> import optax_mtl
+    >>> given = optax_mtl.task_argument({"b": 2.0, "a": 1.0}, 2, "weights")
+    >>> print(given.values, given.names)
+    [1. 2.] ('a', 'b')
+  """
   values = task_vector(value, num_tasks, argument)
-  return PerTask(values, task_names(value), argument)
+  return TaskArgument(values, task_names(value), argument)
 
 
 def task_names(value: Any) -> tuple[str, ...] | None:
@@ -198,7 +223,7 @@ def common_names(
 
 
 def check_names(
-  given: PerTask, names: tuple[str, ...] | None, method: str
+  given: TaskArgument, names: tuple[str, ...] | None, method: str
 ) -> None:
   """Raises unless an argument that was given by name fits the tasks' names."""
   if given.names is None:

@@ -7,7 +7,7 @@ or that says less. A test removes each name and runs what depends on it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,28 +26,44 @@ def _local_primitive() -> Any:
   from jax.interpreters import mlir
 
   primitive = Primitive("mtl_is_local")
+  constant = mlir.ir_constant
+  scalar_bool = ShapedArray((), jnp.bool_)
 
   @primitive.def_abstract_eval
-  def _abstract():
-    return ShapedArray((), jnp.bool_)
+  def _abstract() -> Any:
+    return scalar_bool
 
   @primitive.def_impl
-  def _impl():
+  def _impl() -> np.bool_:
     # Without a program to lower nothing is known: take the form that is right
     # everywhere.
     return np.bool_(False)
 
   def lowering(ctx: Any) -> list[Any]:
-    where = ctx.module_context.axis_context
+    # Whatever is not there counts as "several devices".
+    where: Any = getattr(ctx.module_context, "axis_context", None)
     if hasattr(where, "manual_axes"):  # inside shard_map
       names = frozenset(where.mesh.axis_names)
       local = where.mesh.size == 1 or frozenset(where.manual_axes) == names
     else:
       local = getattr(where, "num_devices", None) == 1
-    return [mlir.ir_constant(np.bool_(local))]
+    return [constant(np.bool_(local))]
 
   mlir.register_lowering(primitive, lowering)
   return primitive
+
+
+def _type(x: jax.Array) -> Any:
+  """What JAX knows of an array while tracing."""
+  return jax.typeof(x) if hasattr(jax, "typeof") else getattr(x, "aval", None)
+
+
+def _can_vary() -> bool:
+  """Whether loops inside `shard_map` can be given the type they ask for."""
+  probe = _type(jnp.zeros(()))
+  return hasattr(jax.lax, "pcast") and (
+    hasattr(probe, "mat") or hasattr(probe, "vma")
+  )
 
 
 try:
@@ -56,29 +72,41 @@ except (ImportError, AttributeError):
   _is_local_p = None
 
 
-def is_local() -> jax.Array:
-  """Whether the arrays of the program being lowered live on one device.
+def if_local(
+  local: Callable[..., Any], otherwise: Callable[..., Any], *args: jax.Array
+) -> Any:
+  """One of two functions, by where the arrays of the lowered program live.
+
+  Args:
+    local: Function of `args`, for a program whose arrays live whole on one
+      device, or the body of a `shard_map`. It may hold loops.
+    otherwise: Function of `args` that is right everywhere.
+    *args: Arrays.
 
   Returns:
-    A scalar bool, a constant of the lowered program. False where that cannot be
-    told.
+    What the function returns; `otherwise` is taken where it cannot be told, or
+    where loops could not be written inside `shard_map`.
   """
-  if _is_local_p is None:
-    return jnp.zeros((), jnp.bool_)
-  return _is_local_p.bind()
+  if _is_local_p is None or not _can_vary():
+    return otherwise(*args)
+  return jax.lax.cond(_is_local_p.bind(), local, otherwise, *args)
 
 
 def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   """Whether a leaf's sharding is part of its type."""
-  explicit = jax.sharding.AxisType.Explicit
-  return any(
-    explicit in jax.typeof(leaf).sharding.mesh.axis_types for leaf in leaves
-  )
+  axis_type = getattr(jax.sharding, "AxisType", None)
+  if axis_type is None:
+    return False  # Then no mesh can be of that kind.
+  for leaf in leaves:
+    mesh = getattr(getattr(_type(leaf), "sharding", None), "mesh", None)
+    if axis_type.Explicit in (getattr(mesh, "axis_types", None) or ()):
+      return True
+  return False
 
 
 def varying_axes(x: jax.Array) -> frozenset[str]:
   """The mesh axes of a surrounding `shard_map` over which `x` varies."""
-  aval = jax.typeof(x)
+  aval = _type(x)
   # jax 0.10 keeps them in `mat`, earlier versions in `vma`.
   if hasattr(aval, "mat"):
     return frozenset(aval.mat.varying)
@@ -115,18 +143,18 @@ def column_major(gram: jax.Array) -> jax.Array:
 def debug_check(condition: jax.Array, message: str, **values: Any) -> None:
   """`checkify.debug_check`, or nothing where that is gone."""
   try:
-    from jax.experimental import checkify
+    from jax.experimental.checkify import debug_check as check
   except ImportError:
     return
-  checkify.debug_check(condition, message, **values)
+  check(condition, message, **values)
 
 
 def is_traced(value: Any) -> bool:
-  """Whether a value is not known while tracing."""
+  """Whether a value is not known while tracing; True if that cannot be told."""
   try:
     from jax.core import Tracer
   except ImportError:
-    return not hasattr(value, "addressable_shards")  # of arrays that exist
+    return isinstance(value, jax.Array)
   return isinstance(value, Tracer)
 
 
@@ -137,59 +165,105 @@ def is_traced(value: Any) -> bool:
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
 
 
-def replace_convolutions(
-  fun: Callable[[Any], Any],
-  example: Any,
-  replacement: Callable[[jax.Array, jax.Array, dict[str, Any]], jax.Array],
-) -> Callable[[Any], Any]:
-  """The same function of one pytree, with its convolutions replaced.
+class Program(NamedTuple):
+  """A function of one pytree, traced.
 
-  The function is traced, the equations of convolutions in it and in the calls
-  that it makes are exchanged, and all others stay what they were.
+  Attributes:
+    fun: The function.
+    closed: Its jaxpr.
+    structure: The structure of what it returns.
+  """
+
+  fun: Callable[[Any], Any]
+  closed: Any
+  structure: Any
+
+
+def trace(fun: Callable[[Any], Any], example: Any) -> Program:
+  """Traces a function of one pytree.
 
   Args:
-    fun: A function of one pytree of arrays that returns a pytree.
+    fun: The function.
     example: A pytree of arrays or `ShapeDtypeStruct`, the argument's shapes.
+
+  Returns:
+    The program.
+  """
+  closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(example)
+  return Program(fun, closed, jax.tree.structure(out_shape))
+
+
+def replace_convolutions(
+  program: Program,
+  replacement: Callable[[jax.Array, jax.Array, dict[str, Any]], jax.Array],
+) -> Callable[[Any], Any]:
+  """The function of a program, with its convolutions replaced.
+
+  The equations of convolutions in it and in the calls that it makes are
+  exchanged; all others stay what they were.
+
+  Args:
+    program: The program.
     replacement: Function from a convolution's operands and parameters to its
       result.
 
   Returns:
-    The new function; `fun` itself where it has no convolution, or where JAX
-    does not let a program be rewritten.
+    The new function; the program's own where it has no convolution, or where
+    JAX does not let a program be rewritten.
   """
-  closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(example)
   try:
     from jax.extend.core import jaxpr_as_fun
 
-    rewritten = _replace_in_closed(closed, replacement)
-    if rewritten is closed:
-      return fun
+    rewritten = _replace_in_closed(program.closed, replacement)
+    if rewritten is program.closed:
+      return program.fun
     run = jaxpr_as_fun(rewritten)
   except (ImportError, AttributeError, TypeError):
-    return fun
-  structure = jax.tree.structure(out_shape)
+    return program.fun
 
   def new(arg: Any) -> Any:
-    return jax.tree.unflatten(structure, run(*jax.tree.leaves(arg)))
+    out = run(*jax.tree.leaves(arg))
+    return jax.tree.unflatten(program.structure, out)
 
   return new
 
 
-def _replace_in_closed(closed: Any, replacement: Any) -> Any:
+def computes_in(program: Program, dtype: Any) -> bool:
+  """Whether a dtype occurs in a program; True if that cannot be told."""
+  try:
+    return _computes_in(program.closed.jaxpr, jnp.dtype(dtype))
+  except (AttributeError, TypeError):
+    return True
+
+
+def _computes_in(jaxpr: Any, dtype: Any) -> bool:
+  for eqn in jaxpr.eqns:
+    for var in (*eqn.invars, *eqn.outvars):
+      if getattr(var.aval, "dtype", None) == dtype:
+        return True
+    for param in eqn.params.values():
+      for inner in param if isinstance(param, (list, tuple)) else (param,):
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns") and _computes_in(inner, dtype):
+          return True
+  return False
+
+
+def _replace_in_closed(closed: Any, replacement: Callable[..., Any]) -> Any:
   """A closed jaxpr with convolutions replaced; the same object if none is."""
   jaxpr = _replace_in(closed.jaxpr, replacement)
   return closed if jaxpr is closed.jaxpr else closed.replace(jaxpr=jaxpr)
 
 
-def _replace_in(jaxpr: Any, replacement: Any) -> Any:
+def _replace_in(jaxpr: Any, replacement: Callable[..., Any]) -> Any:
   eqns = [_replace_eqn(eqn, replacement) for eqn in jaxpr.eqns]
   if all(new is old for new, old in zip(eqns, jaxpr.eqns, strict=True)):
     return jaxpr
   return jaxpr.replace(eqns=eqns)
 
 
-def _replace_eqn(eqn: Any, replacement: Any) -> Any:
-  if eqn.primitive is jax.lax.conv_general_dilated_p:
+def _replace_eqn(eqn: Any, replacement: Callable[..., Any]) -> Any:
+  if eqn.primitive.name == "conv_general_dilated":
     # A call with the same operands and results takes the equation's place.
     call = jax.jit(lambda lhs, rhs: replacement(lhs, rhs, eqn.params))
     (new,) = jax.make_jaxpr(call)(*[var.aval for var in eqn.invars]).eqns

@@ -153,7 +153,7 @@ class Step:
     """Whether the update was given this extra arg."""
     return self.extra.get(name) is not None
 
-  def given(self, argument: _checks.PerTask) -> jax.Array:
+  def given(self, argument: _checks.TaskArgument) -> jax.Array:
     """A method's argument with one value a task [T]; its names must fit."""
     _checks.check_names(argument, self.names, self.method)
     return argument.values

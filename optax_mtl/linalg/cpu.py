@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl._jax_internals import vary, varying_axes
 
 # Up to this many tasks the loop multiplies pairs of rows; a dense product's
 # packing costs more than the arithmetic there.
@@ -164,11 +164,13 @@ def _loop(
 
   blocks = (jnp.asarray(leaf), jnp.asarray(number))
   if not by_pairs:
-    zeros = vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+    zeros = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
     return jax.lax.scan(multiply, zeros, blocks)[0]
-  zeros = tuple(vary(jnp.zeros((1, lanes), dtype), axes) for _ in pairs)
+  zeros = tuple(
+    _jax_internals.vary(jnp.zeros((1, lanes), dtype), axes) for _ in pairs
+  )
   total, _ = jax.lax.scan(multiply_pairs, zeros, blocks)
-  result = vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
+  result = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
   for (i, j), entry in zip(pairs, total, strict=True):
     result = result.at[i, j].set(jnp.sum(entry))
   return result
@@ -188,12 +190,13 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   sizes = [leaf.size // num_tasks for leaf in leaves]
   columns = block_columns(num_tasks, sum(sizes))
   direct = direct_columns(num_tasks)
-  axes = frozenset().union(*(varying_axes(leaf) for leaf in leaves))
-  total = vary(jnp.zeros((num_tasks, num_tasks), solver_dtype()), axes)
+  axes = frozenset().union(*map(_jax_internals.varying_axes, leaves))
+  zeros = jnp.zeros((num_tasks, num_tasks), solver_dtype())
+  total = _jax_internals.vary(zeros, axes)
   large, tiny = [], []
   for leaf, size in zip(leaves, sizes, strict=True):
     # Free: on one device the leaf is contiguous.
-    rows = vary(leaf.reshape(num_tasks, size), axes)
+    rows = _jax_internals.vary(leaf.reshape(num_tasks, size), axes)
     whole = size // columns * columns if size > direct else 0
     if whole:
       if jnp.issubdtype(rows.dtype, jnp.complexfloating):

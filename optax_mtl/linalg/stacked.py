@@ -89,7 +89,7 @@ def _gram(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
 
     def on_cpu(*leaves: jax.Array) -> jax.Array:
       local = functools.partial(cpu.gram, num_tasks=num_tasks)
-      return jax.lax.cond(_jax_internals.is_local(), local, plain, *leaves)
+      return _jax_internals.if_local(local, plain, *leaves)
 
     total = jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=plain)
   # One triangle decides for both: products of equal rows may be summed in
@@ -270,11 +270,9 @@ def finite(tree: Any, num_tasks: int) -> jax.Array:
   for leaf in jax.tree.leaves(tree):
     leaf = _inexact(leaf)
     axes = tuple(range(1, leaf.ndim))
-    for part in cpu.real_parts(leaf):
-      # x * 0 is 0 or nan. XLA's CPU backend sums floats fast; `all(isfinite)`
-      # takes up to 10 times as long, and a maximum of |x| may lose a nan.
-      zeros = part.astype(_at_least_float32(part.dtype)) * 0
-      result = result & (jnp.sum(zeros, axis=axes) == 0)
+    # XLA's CPU backend writes out what it reduces: bytes here, and not floats,
+    # as it would for a sum of x * 0. A maximum of |x| may lose a nan.
+    result = result & jnp.all(jnp.isfinite(leaf), axis=axes)
   return result
 
 

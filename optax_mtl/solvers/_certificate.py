@@ -3,8 +3,8 @@
 import enum
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from optax_mtl._dtypes import solver_dtype
 
@@ -49,12 +49,12 @@ class Certificate(NamedTuple):
       if `residual` is at most the tolerance.
   """
 
-  residual: jax.Array
-  iterations: jax.Array
-  status: jax.Array
+  residual: Array
+  iterations: Array
+  status: Array
 
   @property
-  def converged(self) -> jax.Array:
+  def converged(self) -> Array:
     """Scalar bool, whether `status` is `SOLVED`."""
     return self.status == int(Status.SOLVED)
 

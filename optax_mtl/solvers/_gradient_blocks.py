@@ -3,15 +3,14 @@
 MPRGP (Dostál & Schöberl 2005): conjugate gradients on the entries with `z > 0`;
 if that would leave `z >= 0`, up to the bound, and then one projected gradient
 step. Entries at the bound are let go once their gradient is longer than that of
-the others. A step is products of `[K, T]` with one `[T, T]` that all rows share,
-where an active-set method needs a factor of its own for every row.
+the others. A step is products of `[K, T]` with one `[T, T]` that all rows
+share, where an active-set method needs a factor of its own for every row.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from optax_mtl.solvers import _nonneg_qp, _prepare
 from optax_mtl.solvers._prepare import dot, over
@@ -25,7 +24,7 @@ _MOST = 5
 _EXTRA = 16
 _AIM = 1 / 64
 # What the preconditioner adds to the unit diagonal. Saves half of the steps
-# where gradients nearly cancel; the count is flat from 0.03 to 0.3.
+# where gradients nearly cancel; their number is flat from 0.03 to 0.3.
 _SHIFT = 0.1
 # Length of the projected gradient steps, over the largest eigenvalue. They
 # descend below 2; the rest is for the rounding of the eigenvalue's bound.
@@ -36,36 +35,28 @@ class Block(NamedTuple):
   """A block of `K` solves.
 
   Attributes:
-    count: Scalar int32, steps so far.
+    steps: Scalar int32, steps so far.
     solved: Scalar int32, steps until all rows were solved.
     z: `[K, T]`, not negative.
     slopes: `[K, T]`, products with the matrix of `start + z`.
     best: `[K, T]`, of all `z` so far the ones of least residual.
     residual: `[K]`, their residuals.
-    direction: `[K, T]`, the last one.
+    direction: `[K, T]`, to which the next one has to be conjugate, or 0.
     image: `[K, T]`, the matrix times the direction.
-    curvature: `[K, 1]`, the product of the two.
-    conjugate: `[K, 1]` bool, the next direction is to be conjugate to it.
   """
 
-  count: jax.Array
-  solved: jax.Array
-  z: jax.Array
-  slopes: jax.Array
-  best: jax.Array
-  residual: jax.Array
-  direction: jax.Array
-  image: jax.Array
-  curvature: jax.Array
-  conjugate: jax.Array
+  steps: Array
+  solved: Array
+  z: Array
+  slopes: Array
+  best: Array
+  residual: Array
+  direction: Array
+  image: Array
 
 
 def solve(
-  matrix: jax.Array,
-  start: jax.Array,
-  free: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  matrix: Array, start: Array, free: Array, tol: Array, max_iter: Array
 ) -> Block:
   """Minimises `v' matrix v` over `v >= start`, for each row of `start`.
 
@@ -86,7 +77,7 @@ def solve(
   eye = jnp.eye(len(matrix), dtype=matrix.dtype)
   inverse = _prepare.solve_positive(matrix + _SHIFT * eye, eye)
   first = Block(
-    count=none,
+    steps=none,
     solved=none,
     z=zeros,
     slopes=slopes,
@@ -94,15 +85,13 @@ def solve(
     residual=residual_of(start, zeros, slopes, free),
     direction=zeros,
     image=zeros,
-    curvature=zeros[:, :1],
-    conjugate=jnp.zeros_like(zeros[:, :1], bool),
   )
   limit = jnp.minimum(max_iter, _MOST * start.shape[1])
 
-  def proceed(at: Block) -> jax.Array:
+  def proceed(at: Block) -> Array:
     # Until all are solved, and a little longer: `solved` stands still then.
     unsolved = jnp.any(at.residual > _AIM * tol)
-    return unsolved & (at.count < jnp.minimum(at.solved + _EXTRA, limit))
+    return unsolved & (at.steps < jnp.minimum(at.solved + _EXTRA, limit))
 
   def step(at: Block) -> Block:
     inner = jnp.where(at.z > 0, at.slopes, 0.0)
@@ -110,12 +99,10 @@ def solve(
     excess = outer * outer - jnp.minimum(inner, at.z / length) * inner
     inside = jnp.sum(excess, axis=1, keepdims=True) <= 0
     ahead = jnp.where(at.z > 0, dot(inner, inverse), 0.0)
-    factor = over(_dots(ahead, at.image), at.curvature)
-    factor = jnp.where(at.conjugate, factor, 0.0)
+    factor = over(_dots(ahead, at.image), _dots(at.direction, at.image))
     direction = jnp.where(inside, ahead - factor * at.direction, outer)
     image = dot(direction, matrix)
-    curvature = _dots(direction, image)
-    exact = over(_dots(at.slopes, direction), curvature)
+    exact = over(_dots(at.slopes, direction), _dots(direction, image))
     reach = jnp.where(direction > 0, over(at.z, direction), jnp.inf)
     reach = jnp.min(reach, axis=1, keepdims=True)
     part = jnp.minimum(exact, reach)
@@ -126,37 +113,33 @@ def solve(
     residual = residual_of(start, z, slopes, free)
     better = residual < at.residual
     residual = jnp.where(better, residual, at.residual)
-    count = at.count + 1
+    conjugate, steps = inside & (exact <= reach), at.steps + 1
     return Block(
-      count=count,
-      solved=jnp.where(jnp.any(residual > tol), count, at.solved),
+      steps=steps,
+      solved=jnp.where(jnp.any(residual > tol), steps, at.solved),
       z=z,
       slopes=slopes,
       best=jnp.where(better[:, None], z, at.best),
       residual=residual,
-      direction=direction,
+      direction=jnp.where(conjugate, direction, 0.0),
       image=image,
-      curvature=curvature,
-      conjugate=inside & (exact <= reach),
     )
 
   return lax.while_loop(proceed, step, first)
 
 
-def residual_of(
-  start: jax.Array, z: jax.Array, slopes: jax.Array, free: jax.Array
-) -> jax.Array:
+def residual_of(start: Array, z: Array, slopes: Array, free: Array) -> Array:
   """The certificate's residual `[...]`, of arguments `[..., T]`."""
   size = jnp.sum(jnp.abs(start + z), axis=-1)
   return _nonneg_qp.kkt_residual(z, slopes, size, free)
 
 
-def _dots(left: jax.Array, right: jax.Array) -> jax.Array:
+def _dots(left: Array, right: Array) -> Array:
   """Products row by row, `[K, 1]`."""
   return jnp.sum(left * right, axis=1, keepdims=True)
 
 
-def _norm_bound(matrix: jax.Array) -> jax.Array:
+def _norm_bound(matrix: Array) -> Array:
   """An upper bound of the largest eigenvalue, at most `T^(1/16)` too large.
 
   The Frobenius norm of the eighth power; scaled, so that it does not overflow.

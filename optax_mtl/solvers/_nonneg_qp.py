@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 
 from optax_mtl.solvers import _prepare
 
@@ -46,11 +46,11 @@ class Problem(NamedTuple):
     residual: Function `(u, slope) -> scalar`, the certificate.
   """
 
-  hessian: jax.Array
-  slope: Callable[[jax.Array], jax.Array]
-  size: Callable[[jax.Array], jax.Array]
-  free: jax.Array
-  residual: Callable[[jax.Array, jax.Array], jax.Array]
+  hessian: Array
+  slope: Callable[[Array], Array]
+  size: Callable[[Array], Array]
+  free: Array
+  residual: Callable[[Array, Array], Array]
 
 
 class Point(NamedTuple):
@@ -62,27 +62,25 @@ class Point(NamedTuple):
     support: `[T]` bool.
     ridge: Scalar.
     residual: Scalar, the certificate of `u`.
-    count: Scalar int32, the steps so far.
+    steps: Scalar int32, the steps so far.
     done: Scalar bool: solved, or rounding has the last word.
   """
 
-  u: jax.Array
-  slope: jax.Array
-  support: jax.Array
-  ridge: jax.Array
-  residual: jax.Array
-  count: jax.Array
-  done: jax.Array
+  u: Array
+  slope: Array
+  support: Array
+  ridge: Array
+  residual: Array
+  steps: Array
+  done: Array
 
 
-def kkt_residual(
-  u: jax.Array, slope: jax.Array, size: jax.Array, free: jax.Array
-) -> jax.Array:
+def kkt_residual(u: Array, slope: Array, size: Array, free: Array) -> Array:
   """The largest slope that is not as it should be, relative to its terms.
 
   Args:
     u: `[..., T]`, not negative.
-    slope: `[..., T]`: should be 0 where `u` is positive, not negative elsewhere.
+    slope: `[..., T]`: to be 0 where `u` is positive, not negative elsewhere.
     size: `[...]`, the size of the terms of a slope.
     free: `[..., T]` bool, the entries that take part.
 
@@ -93,7 +91,7 @@ def kkt_residual(
   return _prepare.over(jnp.max(jnp.where(free, wrong, 0.0), axis=-1), size)
 
 
-def start(problem: Problem, support: jax.Array) -> Point:
+def start(problem: Problem, support: Array) -> Point:
   """The point 0, to be solved on a support `[T]` bool."""
   zeros = jnp.zeros_like(problem.hessian[0])
   slope = problem.slope(zeros)
@@ -103,12 +101,12 @@ def start(problem: Problem, support: jax.Array) -> Point:
     support=problem.free & support,
     ridge=jnp.asarray(_RIDGE * jnp.finfo(zeros.dtype).eps, zeros.dtype),
     residual=problem.residual(zeros, slope),
-    count=jnp.zeros((), jnp.int32),
+    steps=jnp.zeros((), jnp.int32),
     done=~jnp.any(problem.free),
   )
 
 
-def step(problem: Problem, tol: jax.Array, at: Point) -> Point:
+def step(problem: Problem, tol: Array, at: Point) -> Point:
   """One step from point to point; its objective is never higher."""
   # The minimum on the support.
   pair = at.support[:, None] & at.support[None, :]
@@ -140,7 +138,7 @@ def step(problem: Problem, tol: jax.Array, at: Point) -> Point:
   lower = _prepare.dot(cut - at.u, at.slope + cut_slope) < 0
   entering = problem.free & ~at.support
   entering &= goal_slope < -tol * problem.size(cut)
-  entering &= feasible | (at.count < _EAGER)
+  entering &= feasible | (at.steps < _EAGER)
   u = jnp.where(lower, cut, partial)
   slope = jnp.where(lower, cut_slope, partial_slope)
   residual = problem.residual(u, slope)
@@ -157,22 +155,19 @@ def step(problem: Problem, tol: jax.Array, at: Point) -> Point:
     ),
     ridge=at.ridge,
     residual=residual,
-    count=at.count,
+    steps=at.steps,
     done=at.done,
   )
   new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
   return new._replace(
     ridge=jnp.where(broken, _RIDGE_GROWTH * at.ridge, at.ridge),
-    count=at.count + 1,
+    steps=at.steps + 1,
     done=stalled | solved | (new.residual <= _AIM * tol),
   )
 
 
 def solve(
-  problem: Problem,
-  support: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  problem: Problem, support: Array, tol: Array, max_iter: Array
 ) -> Point:
   """Solves to `residual <= tol`, or as far as rounding lets it.
 
@@ -186,7 +181,7 @@ def solve(
     The last point; not `done` if the limit came first.
   """
   return lax.while_loop(
-    lambda at: ~at.done & (at.count < max_iter),
+    lambda at: ~at.done & (at.steps < max_iter),
     lambda at: step(problem, tol, at),
     start(problem, support),
   )

@@ -6,9 +6,8 @@ And what every solver ends with: its certificate.
 import functools
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
@@ -20,12 +19,12 @@ from optax_mtl.solvers._certificate import Certificate, Status
 dot = functools.partial(jnp.dot, precision="highest")
 
 
-def over(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def over(numerator: Array, denominator: Array) -> Array:
   """Division; by 1 where the denominator is not positive."""
   return numerator / jnp.where(denominator > 0, denominator, 1.0)
 
 
-def solve_positive(matrix: jax.Array, right: jax.Array) -> jax.Array:
+def solve_positive(matrix: Array, right: Array) -> Array:
   """Solves `matrix x = right` by Cholesky's factor; NaN where that breaks down.
 
   Args:
@@ -52,16 +51,16 @@ class Prepared(NamedTuple):
       identity if an active entry was not finite, so that no loop runs on NaN:
       `poison` overwrites the answer then.
     lengths: `[T]`, `n_i = ||g_i||`; 1 for tasks that take no part.
-    present: `[T]` bool: the tasks that take part, active and of positive length.
+    present: `[T]` bool: the tasks that take part: active, of positive length.
     active: `[T]` bool: the tasks that the caller did not exclude.
     finite: Scalar bool: every entry between active tasks is finite.
   """
 
-  cosines: jax.Array
-  lengths: jax.Array
-  present: jax.Array
-  active: jax.Array
-  finite: jax.Array
+  cosines: Array
+  lengths: Array
+  present: Array
+  active: Array
+  finite: Array
 
   @property
   def eps(self) -> float:
@@ -69,40 +68,40 @@ class Prepared(NamedTuple):
     return float(jnp.finfo(self.cosines.dtype).eps)
 
   @property
-  def ones(self) -> jax.Array:
+  def ones(self) -> Array:
     """`[T]`, 1 for tasks that take part and 0 for the others."""
     return self.present.astype(self.cosines.dtype)
 
   @property
-  def count(self) -> jax.Array:
+  def number(self) -> Array:
     """How many tasks take part, at least 1; in the matrix's dtype."""
     return jnp.maximum(jnp.sum(self.ones), 1.0)
 
   @property
-  def shortness(self) -> jax.Array:
+  def shortness(self) -> Array:
     """`[T]`, the shortest length over each; 0 for tasks that take no part."""
     shortest = jnp.min(jnp.where(self.present, self.lengths, jnp.inf))
     return jnp.where(self.present, shortest / self.lengths, 0.0)
 
   @property
-  def relative_lengths(self) -> jax.Array:
+  def relative_lengths(self) -> Array:
     """`[T]`, the lengths over the longest; 0 for tasks that take no part."""
     lengths = jnp.where(self.present, self.lengths, 0.0)
     return over(lengths, jnp.max(lengths))
 
-  def poison(self, answer: jax.Array) -> jax.Array:
+  def poison(self, answer: Array) -> Array:
     """NaN in the active columns of `[..., T]` if the input was not finite."""
     bad = jnp.broadcast_to(self.active & ~self.finite, answer.shape)
     return jnp.where(bad, jnp.nan, answer)
 
   def certify(
     self,
-    residual: jax.Array,
-    iterations: jax.Array | int,
-    tol: jax.Array,
+    residual: Array,
+    iterations: Array | int,
+    tol: Array,
     *,
-    out_of_iterations: jax.Array | bool = False,
-    stationary: jax.Array | bool = False,
+    out_of_iterations: Array | bool = False,
+    stationary: Array | bool = False,
   ) -> Certificate:
     """Makes the certificate of an answer.
 
@@ -118,16 +117,15 @@ class Prepared(NamedTuple):
       The `Certificate`.
     """
     status = jnp.where(
-      out_of_iterations,
-      jnp.asarray(int(Status.OUT_OF_ITERATIONS), jnp.int32),
-      jnp.asarray(int(Status.AT_ROUNDING), jnp.int32),
+      out_of_iterations, int(Status.OUT_OF_ITERATIONS), int(Status.AT_ROUNDING)
     )
     status = jnp.where(stationary, int(Status.STATIONARY), status)
     status = jnp.where(residual <= tol, int(Status.SOLVED), status)
+    status = jnp.where(self.finite, status, int(Status.NOT_FINITE))
     return Certificate(
       residual=jnp.where(self.finite, residual, jnp.nan),
       iterations=jnp.asarray(iterations, jnp.int32),
-      status=jnp.where(self.finite, status, int(Status.NOT_FINITE)),
+      status=status.astype(jnp.int32),
     )
 
 
@@ -189,7 +187,7 @@ def prepare(gram: ArrayLike, active: ArrayLike | None = None) -> Prepared:
   )
 
 
-def tolerance(tol: ArrayLike | None, roundings: float) -> jax.Array:
+def tolerance(tol: ArrayLike | None, roundings: float) -> Array:
   """The tolerance, or its default: so many roundings of the solver's dtype.
 
   Args:
@@ -208,7 +206,7 @@ def tolerance(tol: ArrayLike | None, roundings: float) -> jax.Array:
   return jnp.asarray(tol).astype(solver_dtype())
 
 
-def iteration_limit(max_iter: ArrayLike | None, default: int) -> jax.Array:
+def iteration_limit(max_iter: ArrayLike | None, default: int) -> Array:
   """The limit on iterations, or its default.
 
   Args:

@@ -1,12 +1,12 @@
 """What a Gram matrix says about a combination of the gradients."""
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from optax_mtl.solvers._prepare import dot, over
 
 
-def combined_norm(gram: jax.Array, weights: jax.Array) -> jax.Array:
+def combined_norm(gram: Array, weights: Array) -> Array:
   """The norm of a combination of the gradients.
 
   At unit diagonal, so that nothing under- or overflows on the way. Where the
@@ -25,7 +25,7 @@ def combined_norm(gram: jax.Array, weights: jax.Array) -> jax.Array:
   return longest * jnp.sqrt(jnp.maximum(square, 0.0))
 
 
-def combined_products(gram: jax.Array, weights: jax.Array) -> jax.Array:
+def combined_products(gram: Array, weights: Array) -> Array:
   """The inner products of a combination of the gradients with each of them.
 
   Args:
@@ -40,9 +40,7 @@ def combined_products(gram: jax.Array, weights: jax.Array) -> jax.Array:
   return dot(cosines, relative) * longest * lengths
 
 
-def _relative(
-  gram: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _relative(gram: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
   """Cosines, lengths, the terms' lengths over the longest, and the longest."""
   lengths = jnp.sqrt(jnp.diagonal(gram))
   safe = jnp.where(lengths > 0, lengths, 1.0)

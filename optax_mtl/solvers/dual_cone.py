@@ -3,9 +3,11 @@
 UPGrad projects every task's gradient, GEM ("DualProj") one weighted mean.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array
 from jax.typing import ArrayLike
 
 from optax_mtl.solvers import _gradient_blocks, _nonneg_qp, _prepare
@@ -25,25 +27,23 @@ def project_dual_cone(
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
-  r"""Projects combinations of the task gradients on their dual cone.
+) -> tuple[Array, Certificate]:
+  """Projects combinations of the task gradients on their dual cone.
 
   The dual cone of the rows of `G` is the set of directions that hurt no task,
-  `{d : G d >= 0}`. The projection of `Gᵀ u` on it is
-  `Gᵀ v`, where `v` solves
-
-  `min_v vᵀ M v` subject to `v >= u`.
+  all `d` with `G d >= 0`. The projection of `Gᵀ u` on it is `Gᵀ v`, where `v`
+  minimises `vᵀ M v` subject to `v >= u`.
 
   Solved exactly, on the matrix scaled to unit diagonal, all rows of `vectors`
-  side by side: for few tasks by Lawson and Hanson's active-set method, from 12
-  on by conjugate gradients with proportioning (MPRGP), whose steps are products
-  with one matrix that all rows share. Rows that these leave unsolved are then
-  solved by the active-set method. Nothing is added to the matrix of the answer,
-  and the answer does not depend on the scale of the gradients, nor on that of
-  one of them.
+  side by side, by an active-set method whose steps change the support in
+  blocks. With more than one row and 12 tasks or more, conjugate gradients with
+  proportioning (MPRGP) come first, whose steps are products with one matrix
+  that all rows share, and the active-set method solves the rows that these
+  leave. Nothing is added to the matrix of the answer, and the answer does not
+  depend on the scale of the gradients, nor on that of one of them.
 
   Args:
-    gram: `[T, T]`, a real dtype. Gram matrix `M = G G^T` of the gradients.
+    gram: `[T, T]`, a real dtype. Gram matrix `M = G Gᵀ` of the gradients.
     vectors: `[K, T]`, a real dtype. Each row holds the coefficients `u` of one
       vector to project: `jnp.eye(T)` for UPGrad, one row of preferences for
       DualProj.
@@ -51,8 +51,7 @@ def project_dual_cone(
       coefficients in `vectors` are ignored, and 0 is returned.
     tol: Largest residual that counts as solved. Default: 16 roundings of the
       solver's dtype (1.9e-6 in float32).
-    max_iter: Most pivots in one attempt of the active-set method; there are up
-      to five, of which all but the first are rare. Default: `3 T + 10`.
+    max_iter: Most steps of each of the two methods. Default: `50 + 5 T`.
 
   Returns:
     A pair of
@@ -61,19 +60,22 @@ def project_dual_cone(
       and `v = u` for a task whose gradient is zero. NaN in the active columns
       if `gram` has an entry between active tasks that is not finite.
     - A `Certificate`. With `y = M v` and everything at unit diagonal,
-      `residual` is the largest `|y_i|` where `v_i > u_i` and
-      `-y_i` elsewhere, relative to `Σ_j |v_j|`, over all rows:
-      the relative change of the entries of the Gram matrix that would make the
-      answer exact. `iterations` counts pivots.
+      `residual` is the largest `|y_i|` where `v_i > u_i` and `-y_i` elsewhere,
+      relative to `Σ_j |v_j|`, over all rows: the relative change of the entries
+      of the Gram matrix that would make the answer exact. `iterations` are the
+      steps of the active-set method, each of them one linear system, of the row
+      that took most of them; with `K > 1` rows and 12 tasks or more, the steps
+      of conjugate gradients on all rows are added, and mostly are all.
 
   The norm of the projection inherits the rounding of the Gram matrix: with unit
-  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε)
-  ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ` the residual and `c` a small
-  number. Where gradients nearly cancel, `‖v‖₁` is much larger than
-  `‖d‖`, and no solver that is given a float32 Gram matrix does better.
+  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε) ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ`
+  the residual and `c` a small number. Where gradients nearly cancel, `‖v‖₁` is
+  much larger than `‖d‖`, and no solver that is given a float32 Gram matrix does
+  better.
 
   Raises:
-    ValueError: If the shapes do not fit together, or a limit is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -117,75 +119,44 @@ def project_dual_cone(
   start = prepared.ones[None, :] * lengths * lower
   size = jnp.max(jnp.abs(start), axis=1, keepdims=True)
   size = jnp.where(size > 0, size, 1.0)
-  extra, residual, count, limited = _solve(prepared, start / size, tol, limit)
+  start = start / size
+  free = jnp.broadcast_to(prepared.present[None, :], start.shape)
+  extra, steps = jnp.zeros_like(start), jnp.zeros((), jnp.int32)
+  residual = jnp.full_like(start[:, 0], jnp.inf)
+  if len(start) > 1 and num_tasks >= _FEW:
+    block = _gradient_blocks.solve(prepared.cosines, start, free, tol, limit)
+    extra, residual, steps = block.best, block.residual, block.steps
+  # Rows that are not solved yet; the driver takes no step for the others.
+  left = residual > tol
+  solve = functools.partial(_one_row, prepared.cosines, tol, limit)
+  at = jax.vmap(solve)(start, free & left[:, None])
+  better = left & (at.residual < residual)
+  extra = jnp.where(better[:, None], at.u, extra)
+  residual = jnp.max(jnp.where(better, at.residual, residual))
   return (
     prepared.poison(lower + extra * size / lengths),
-    prepared.certify(residual, count, tol, out_of_iterations=limited),
-  )
-
-
-def _solve(
-  gram: _prepare.Prepared,
-  start: jax.Array,
-  tol: jax.Array,
-  max_iter: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """Solves for what is added to `start` `[K, T]`, at unit diagonal.
-
-  Returns:
-    That `[K, T]`, the largest residual, the steps, and whether their limit
-    ended it.
-  """
-  free = jnp.broadcast_to(gram.present[None, :], start.shape)
-
-  def one_by_one(
-    extra: jax.Array, residual: jax.Array
-  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Rows that are not solved yet, each from scratch by the driver."""
-
-    def project(
-      start: jax.Array, free: jax.Array, residual: jax.Array
-    ) -> _nonneg_qp.Point:
-      problem = _nonneg_qp.Problem(
-        hessian=gram.cosines,
-        slope=lambda z: dot(gram.cosines, start + z),
-        size=lambda z: jnp.sum(jnp.abs(start + z)),
-        free=free & (residual > tol),
-        residual=lambda z, slope: _gradient_blocks.residual_of(
-          start, z, slope, free
-        ),
-      )
-      # First what the vector itself hurts.
-      return _nonneg_qp.solve(
-        problem, problem.slope(0 * start) < 0, tol, max_iter
-      )
-
-    at = jax.vmap(project)(start, free, residual)
-    better = (at.residual < residual) & (residual > tol)
-    return (
-      jnp.where(better[:, None], at.u, extra),
-      jnp.where(better, at.residual, residual),
-      jnp.max(at.count),
-      jnp.any(~at.done),
-    )
-
-  if start.shape[1] < _FEW or len(start) == 1:
-    unsolved = jnp.full_like(start[:, 0], jnp.inf)
-    extra, residual, count, limited = one_by_one(0 * start, unsolved)
-    return extra, jnp.max(residual), count, limited
-  block = _gradient_blocks.solve(gram.cosines, start, free, tol, max_iter)
-  # A loop of one trip, and not a condition: under `vmap` that would always run.
-  _, (extra, residual, count, limited) = lax.while_loop(
-    lambda trip: trip[0],
-    lambda trip: (jnp.zeros((), bool), one_by_one(*trip[1][:2])),
-    (
-      jnp.any(block.residual > tol),
-      (
-        block.best,
-        block.residual,
-        jnp.zeros((), jnp.int32),
-        jnp.zeros((), bool),
-      ),
+    prepared.certify(
+      residual,
+      steps + jnp.max(at.steps),
+      tol,
+      out_of_iterations=jnp.any(~at.done),
     ),
   )
-  return extra, jnp.max(residual), block.count + count, limited
+
+
+def _one_row(
+  cosines: Array, tol: Array, max_iter: Array, start: Array, free: Array
+) -> _nonneg_qp.Point:
+  """What is added to `start` `[T]`, by the driver."""
+  problem = _nonneg_qp.Problem(
+    hessian=cosines,
+    slope=lambda z: dot(cosines, start + z),
+    size=lambda z: jnp.sum(jnp.abs(start + z)),
+    free=free,
+    residual=lambda z, slope: _gradient_blocks.residual_of(
+      start, z, slope, free
+    ),
+  )
+  # First on what the vector itself hurts.
+  hurt = problem.slope(jnp.zeros_like(start)) < 0
+  return _nonneg_qp.solve(problem, hurt, tol, max_iter)

@@ -19,28 +19,18 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
 from optax_mtl.solvers import _frank_wolfe, _nonneg_qp, _prepare
 from optax_mtl.solvers._certificate import Certificate
-from optax_mtl.solvers._prepare import dot, over
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
-
-class _Method(NamedTuple):
-  """A variant, ready to run.
-
-  Attributes:
-    start: The first point: a tuple with the fields `u`, `residual`, `count` and
-      `done`, as `_nonneg_qp.Point` has them.
-    step: Function from one point to the next.
-    weights: Function from `u` to the weights `[T]`, up to their sum.
-  """
-
-  start: Any
-  step: Callable[[Any], Any]
-  weights: Callable[[jax.Array], jax.Array]
+# A variant, ready to run: its first point, a tuple with the fields `u`,
+# `residual`, `steps` and `done`; the step from one point to the next; and what
+# `u` has to be multiplied by to be weights, up to their sum.
+_Method = tuple[Any, Callable[[Any], Any], Array]
 
 
 class _Variant(NamedTuple):
@@ -48,20 +38,20 @@ class _Variant(NamedTuple):
 
   Attributes:
     build: Function `(gram, init, tol) -> _Method`.
-    tol: Default tolerance in roundings of the solver's dtype.
+    tol: Default tolerance, in float32 and in float64.
     most: Function from `T` to the default limit on steps.
   """
 
-  build: Callable[[_prepare.Prepared, jax.Array | None, jax.Array], _Method]
-  tol: Callable[[float], float]
+  build: Callable[[Prepared, Array | None, Array], _Method]
+  tol: tuple[float, float]
   most: Callable[[int], int]
 
 
-def hull_problem(gram: _prepare.Prepared) -> _nonneg_qp.Problem:
+def _hull_problem(gram: Prepared) -> _nonneg_qp.Problem:
   """`f` for the driver, with the duality gap for a certificate."""
   ratio = gram.shortness
 
-  def residual(u: jax.Array, slope: jax.Array) -> jax.Array:
+  def residual(u: Array, slope: Array) -> Array:
     """From slopes: the relative duality gap as `min_norm` defines it."""
     scale = dot(ratio, u)
     image = slope - ratio * (scale - 1.0)
@@ -79,67 +69,38 @@ def hull_problem(gram: _prepare.Prepared) -> _nonneg_qp.Problem:
   )
 
 
-def _by_supports(
-  gram: _prepare.Prepared, init: jax.Array | None, tol: jax.Array
-) -> _Method:
+def _by_supports(gram: Prepared, init: Array | None, tol: Array) -> _Method:
   """Wolfe's method, from the support of `init` or from all vertices."""
-  problem = hull_problem(gram)
+  problem = _hull_problem(gram)
   support = gram.present
   if init is not None:
     chosen = support & (init > 0)
     support = jnp.where(jnp.any(chosen), chosen, support)
-
-  def weights(u: jax.Array) -> jax.Array:
-    # Before the first step there is no point yet: the shortest row.
-    first = jnp.arange(len(u)) == jnp.argmax(gram.shortness)
-    values = u * gram.shortness
-    return jnp.where(jnp.any(values > 0), values, first.astype(u.dtype))
-
-  return _Method(
-    start=_nonneg_qp.start(problem, support),
-    step=functools.partial(_nonneg_qp.step, problem, tol),
-    weights=weights,
-  )
-
-
-def _by_vertices(
-  direction: _frank_wolfe.Direction,
-  gram: _prepare.Prepared,
-  init: jax.Array | None,
-  tol: jax.Array,
-) -> _Method:
-  """One of the Frank-Wolfe methods, from the point `init`."""
-  problem = _frank_wolfe.make_problem(gram)
-  return _Method(
-    start=_frank_wolfe.start(problem, init, tol),
-    step=functools.partial(_frank_wolfe.step, problem, direction, tol),
-    weights=lambda u: u,
-  )
+  step = functools.partial(_nonneg_qp.step, problem, tol)
+  return _nonneg_qp.start(problem, support), step, gram.shortness
 
 
 def _first_order(direction: _frank_wolfe.Direction) -> _Variant:
-  """A row of the table for one of the Frank-Wolfe methods.
-
-  Their tolerances are what linear convergence still pays for in the steps: the
-  root of a rounding and a half, 1e-5 in float32 and 1e-8 in float64.
-  """
+  """A row of the table for one of the Frank-Wolfe methods."""
   return _Variant(
-    build=functools.partial(_by_vertices, direction),
-    tol=lambda eps: 1e-5 if eps > 1e-10 else 1e-8,
+    build=functools.partial(_frank_wolfe.method, direction),
+    # What linear convergence reaches in the steps on well-scaled problems.
+    tol=(1e-5, 1e-8),
     most=lambda num_tasks: 1000,
   )
 
 
 _TABLE = {
-  # Rounding leaves 1 to 5 roundings in the gap. Typical are 1 to 10 steps; the
-  # limit is Lawson and Hanson's 3 T, and room for the blocks of few tasks.
   "wolfe": _Variant(
     build=_by_supports,
-    tol=lambda eps: 8.0 * eps,
+    # Rounding leaves 1 to 5 roundings in the gap.
+    tol=(8.0 * 2.0**-23, 8.0 * 2.0**-52),
+    # Typical are 1 to 10 steps, but none of Lawson and Hanson's methods has a
+    # better rule than 3 T; and room for the eager steps of few tasks.
     most=lambda num_tasks: 50 + 3 * num_tasks,
   ),
   "pairwise": _first_order(_frank_wolfe.pairwise),
-  "away": _first_order(_frank_wolfe.away),
+  "away": _first_order(_frank_wolfe.away_step),
   "vanilla": _first_order(_frank_wolfe.vanilla),
 }
 VARIANTS = tuple(_TABLE)
@@ -153,7 +114,7 @@ def min_norm(
   init: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
+) -> tuple[Array, Certificate]:
   r"""Weights of the shortest vector in the convex hull of the gradients.
 
   Minimises `||G.T @ w||^2 = w' M w` over the simplex, given `M = G @ G.T`. The
@@ -234,7 +195,8 @@ def min_norm(
   """
   prepared, start = _check(gram, variant, active, init)
   row = _TABLE[variant]
-  tol = _prepare.tolerance(tol, row.tol(prepared.eps) / prepared.eps)
+  default = row.tol[prepared.cosines.dtype == jnp.float64]
+  tol = _prepare.tolerance(tol, default / prepared.eps)
   limit = _prepare.iteration_limit(max_iter, row.most(len(prepared.lengths)))
   return _solve(prepared, start, tol, limit, variant=variant)
 
@@ -246,7 +208,7 @@ def min_norm_trace(
   num_steps: int,
   active: ArrayLike | None = None,
   init: ArrayLike | None = None,
-) -> jax.Array:
+) -> Array:
   """The residual of `min_norm` after each of its first steps, for a plot.
 
   Args:
@@ -282,30 +244,29 @@ def min_norm_trace(
 # Compiled as a whole, for calls from outside of jit.
 @functools.partial(jax.jit, static_argnames="variant")
 def _solve(
-  gram: _prepare.Prepared,
-  init: jax.Array | None,
-  tol: jax.Array,
-  max_iter: jax.Array,
+  gram: Prepared,
+  init: Array | None,
+  tol: Array,
+  max_iter: Array,
   *,
   variant: str,
-) -> tuple[jax.Array, Certificate]:
+) -> tuple[Array, Certificate]:
   """`min_norm` on checked arguments."""
   settled = _settled(gram)
-  if len(gram.lengths) <= 2 and variant == "wolfe":
-    values = _closed_form(gram)
-    problem = hull_problem(gram)
+  if len(gram.lengths) == 2 and variant == "wolfe":
+    values = _two_rows(gram)
+    problem = _hull_problem(gram)
     point = values * gram.relative_lengths
     residual = problem.residual(point, problem.slope(point))
-    count, done = 0, True
+    steps, done = 0, True
   else:
-    method = _TABLE[variant].build(gram, init, tol)
+    first, step, scale = _TABLE[variant].build(gram, init, tol)
     at = lax.while_loop(
-      lambda at: ~at.done & (at.count < max_iter),
-      method.step,
-      method.start._replace(done=method.start.done | settled),
+      lambda at: ~at.done & (at.steps < max_iter),
+      step,
+      first._replace(done=first.done | settled),
     )
-    values, residual = method.weights(at.u), at.residual
-    count, done = at.count, at.done
+    values, residual, steps, done = at.u * scale, at.residual, at.steps, at.done
   # Among zero rows the weight is spread evenly, and `d = 0`.
   zero = (gram.active & ~gram.present).astype(values.dtype)
   values = jnp.where(
@@ -313,7 +274,7 @@ def _solve(
   )
   return gram.poison(over(values, jnp.sum(values))), gram.certify(
     jnp.where(settled, 0.0, residual),
-    count,
+    steps,
     tol,
     out_of_iterations=jnp.logical_not(done),
   )
@@ -321,23 +282,19 @@ def _solve(
 
 @functools.partial(jax.jit, static_argnames=("variant", "num_steps"))
 def _trace(
-  gram: _prepare.Prepared,
-  init: jax.Array | None,
-  *,
-  variant: str,
-  num_steps: int,
-) -> jax.Array:
+  gram: Prepared, init: Array | None, *, variant: str, num_steps: int
+) -> Array:
   """`min_norm_trace` on checked arguments."""
   settled = _settled(gram)
   tol = jnp.asarray(gram.eps, gram.cosines.dtype)
-  method = _TABLE[variant].build(gram, init, tol)
+  first, step, _ = _TABLE[variant].build(gram, init, tol)
 
-  def advance(at: Any, _: None) -> tuple[Any, jax.Array]:
-    new = method.step(at)
+  def advance(at: Any, _: None) -> tuple[Any, Array]:
+    new = step(at)
     at = jax.tree.map(lambda old, new: jnp.where(at.done, old, new), at, new)
     return at, at.residual
 
-  first = method.start._replace(done=method.start.done | settled)
+  first = first._replace(done=first.done | settled)
   _, gaps = lax.scan(advance, first, length=num_steps)
   gaps = jnp.where(settled, 0.0, gaps)
   return jnp.where(gram.finite, gaps, jnp.nan)
@@ -348,7 +305,7 @@ def _check(
   variant: str,
   active: ArrayLike | None,
   init: ArrayLike | None,
-) -> tuple[_prepare.Prepared, jax.Array | None]:
+) -> tuple[Prepared, Array | None]:
   """The arguments that both functions have, checked."""
   _checks.check_choice("variant", variant, VARIANTS)
   prepared = _prepare.prepare(gram, active)
@@ -357,18 +314,15 @@ def _check(
   return prepared, _checks.task_vector(init, len(prepared.lengths), "init")
 
 
-def _settled(gram: _prepare.Prepared) -> jax.Array:
+def _settled(gram: Prepared) -> Array:
   """Whether the answer needs no solving: a zero row, nothing active, NaN."""
   return jnp.any(gram.active & ~gram.present) | ~jnp.any(gram.active)
 
 
-def _closed_form(gram: _prepare.Prepared) -> jax.Array:
-  """T <= 2: the answer up to its sum; uniform if both rows coincide."""
-  if len(gram.lengths) == 1:
-    return gram.ones
+def _two_rows(gram: Prepared) -> Array:
+  """The closed form for T = 2, up to its sum; uniform if both rows coincide."""
   size = gram.relative_lengths
   other = size[::-1]
-  values = other * (other - gram.cosines[0, 1] * size)
-  values = jnp.maximum(values, 0.0)
+  values = jnp.maximum(other * (other - gram.cosines[0, 1] * size), 0.0)
   usable = jnp.all(gram.present) & jnp.any(values > 0)
   return jnp.where(usable, values, gram.ones)

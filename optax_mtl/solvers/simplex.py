@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
@@ -9,11 +10,8 @@ from optax_mtl._dtypes import solver_dtype
 
 
 def project_simplex(
-  v: ArrayLike,
-  *,
-  active: ArrayLike | None = None,
-  total: ArrayLike = 1.0,
-) -> jax.Array:
+  v: ArrayLike, *, active: ArrayLike | None = None, total: ArrayLike = 1.0
+) -> Array:
   """The point of `{x >= 0, sum(x) = total}` nearest to `v`.
 
   Exact, by sorting: `x = max(v - theta, 0)` with the one `theta` for which the
@@ -59,7 +57,7 @@ def project_simplex(
 
 # Compiled as a whole, for calls from outside of jit.
 @jax.jit
-def _project(v: jax.Array, active: jax.Array, total: jax.Array) -> jax.Array:
+def _project(v: Array, active: Array, total: Array) -> Array:
   """`project_simplex` on checked arguments."""
   bad = jnp.any(active & (jnp.isnan(v) | (v == jnp.inf)))
 

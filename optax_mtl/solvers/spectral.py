@@ -8,15 +8,14 @@ pseudo-inverse, with eigenvalues below `T * eps` of the largest taken for zero,
 
 from typing import Literal, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
 from optax_mtl.solvers import _prepare
 from optax_mtl.solvers._certificate import Certificate
-from optax_mtl.solvers._prepare import dot, over
+from optax_mtl.solvers._prepare import Prepared, dot, over
 
 _SCALES = ("min", "median", "rmse")
 # What is computed from `T` terms and should be zero is taken for zero below so
@@ -43,16 +42,14 @@ class _Spectrum(NamedTuple):
     kept: `[T]` bool.
   """
 
-  values: jax.Array
-  vectors: jax.Array
-  kept: jax.Array
+  values: Array
+  vectors: Array
+  kept: Array
 
 
-def _with_rank(
-  gram: _prepare.Prepared, values: jax.Array, vectors: jax.Array
-) -> _Spectrum:
+def _with_rank(gram: Prepared, values: Array, vectors: Array) -> _Spectrum:
   """Decides the rank: eigenvalues below rounding are zero."""
-  kept = values > gram.count * gram.eps * jnp.max(values)
+  kept = values > gram.number * gram.eps * jnp.max(values)
   return _Spectrum(
     values=jnp.where(kept, values, 1.0), vectors=vectors, kept=kept
   )
@@ -63,19 +60,17 @@ class _Equal(NamedTuple):
 
   Attributes:
     solution: `[T]`, the least-squares solution of least norm of `C x = 1`.
-    dependent: Scalar bool, whether gradients are linearly dependent.
-    impossible: Scalar bool, whether not even that has equal projections: those
-      that have are the combinations that vanish.
+    impossible: Scalar bool: not even that has equal projections, as gradients
+      are linearly dependent; if any has, it is a combination that vanishes.
     vanishing: `[T]`, of these the nearest to `n_min / n`.
   """
 
-  solution: jax.Array
-  dependent: jax.Array
-  impossible: jax.Array
-  vanishing: jax.Array
+  solution: Array
+  impossible: Array
+  vanishing: Array
 
 
-def _solve_equal(gram: _prepare.Prepared) -> _Equal:
+def _solve_equal(gram: Prepared) -> _Equal:
   """Solves `C x = 1` by the eigenvalues of the cosines `C`.
 
   How far it can be trusted: an entry of a Gram matrix formed in float32 is off
@@ -88,15 +83,15 @@ def _solve_equal(gram: _prepare.Prepared) -> _Equal:
   # Rows and columns of absent tasks are zero here, so that they have rank 0.
   matrix = gram.cosines * ones[:, None] * ones[None, :]
   spectrum = _with_rank(gram, *jnp.linalg.eigh(matrix))
-  dependent = jnp.sum(spectrum.kept.astype(ones.dtype)) < gram.count
+  dependent = jnp.sum(spectrum.kept.astype(ones.dtype)) < gram.number
   # What rounding leaves of a component that is zero must not be divided by a
   # small eigenvalue: the components' own rounding is that of T terms. Where
   # gradients are independent every component is meant.
   wanted = dot(ones, spectrum.vectors)
-  floor = _FLOOR * gram.eps * gram.count**1.5
+  floor = _FLOOR * gram.eps * gram.number**1.5
   used = spectrum.kept & (~dependent | (jnp.abs(wanted) > floor))
 
-  def inverse(right: jax.Array) -> jax.Array:
+  def inverse(right: Array) -> Array:
     parts = jnp.where(used, dot(right, spectrum.vectors) / spectrum.values, 0.0)
     return dot(spectrum.vectors, parts) * ones
 
@@ -108,20 +103,19 @@ def _solve_equal(gram: _prepare.Prepared) -> _Equal:
   # that no combination reaches.
   apart = jnp.max(jnp.abs(ones - dot(matrix, x)))
   size = jnp.maximum(jnp.sum(jnp.abs(x)), 1.0)
-  impossible = dependent & (apart > _FLOOR * gram.eps * gram.count * size)
+  impossible = dependent & (apart > _FLOOR * gram.eps * gram.number * size)
   null = jnp.where(spectrum.kept, 0.0, dot(gram.shortness, spectrum.vectors))
   return _Equal(
     solution=x,
-    dependent=dependent,
     impossible=impossible,
     vanishing=dot(spectrum.vectors, null) * ones,
   )
 
 
-def _spread(gram: _prepare.Prepared, x: jax.Array) -> jax.Array:
+def _spread(gram: Prepared, x: Array) -> Array:
   """How far the projections of `x` are from equal, relative to their terms."""
   projections = dot(gram.cosines, x) * gram.ones
-  middle = jnp.sum(projections) / gram.count
+  middle = jnp.sum(projections) / gram.number
   apart = jnp.abs(projections - middle) * gram.ones
   return over(jnp.max(apart), jnp.sum(jnp.abs(x)))
 
@@ -131,30 +125,34 @@ def equal_projections(
   *,
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
-  r"""Weights whose combined gradient has the same projection on every gradient.
+) -> tuple[Array, Certificate]:
+  """Weights whose combined gradient has the same projection on every gradient.
 
-  IMTL-G's: `g_iᵀ d / ‖g_i‖` is the same for all `i`, and the
-  weights, some of which may be negative, sum to 1. They are `M⁺
-  √diag(M)`, normalised; the pseudo-inverse is taken at unit
-  diagonal, so that short gradients keep their say. Where gradients are linearly
-  dependent and no combination has equal projections, the least-squares one is
-  returned, except where it is zero, or its weights sum to zero: then it is the
-  combination of the gradients that vanishes, if the weights of that one sum to
-  anything, else equal weights. Two opposite gradients get
-  `w_i ∝ 1 / ‖g_i‖`, which makes them cancel.
+  IMTL-G's: `g_i · d / ‖g_i‖` is the same for all `i`, and the weights, some of
+  which may be negative, sum to 1. They are `M⁺ √diag(M)`, normalised; the
+  pseudo-inverse is taken at unit diagonal, so that short gradients keep their
+  say.
 
-  For linearly independent gradients the weights are those of the matrix as it
-  is given, to about one rounding each. What the rounding of the matrix itself
-  does to them is beyond any solver: `ε / (1 + c)` for two
-  gradients with cosine `c`, as an example.
+  Where gradients are linearly dependent, only combinations that vanish may have
+  equal projections, all of them zero: as with one task more than params, where
+  the paper's closed form has that answer, or with two opposite gradients, whose
+  weights are `1 / ‖g_i‖`, normalised. Of those, one is returned, if the weights
+  of any sum to something. Else no combination has equal projections: the
+  least-squares one is returned, or equal weights where its weights sum to zero,
+  and the status is `STATIONARY`.
+
+  Accuracy: that of the matrix itself. Half a rounding of its entries moves the
+  coefficients on the unit gradients by `T ε / 2` over the smallest eigenvalue
+  of the cosines, for two gradients with cosine `c` by `ε / (1 + c)`; the solver
+  adds a few times that.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their weight is 0.
     tol: Largest residual that counts as solved. Default: 64 roundings of the
-      solver's dtype (7.6e-6 in float32).
+      solver's dtype (7.6e-6 in float32); 1 to 3 are usual, and up to 30 where
+      gradients are dependent but for rounding.
 
   Returns:
     A pair of
@@ -164,18 +162,19 @@ def equal_projections(
       that is not finite.
     - A `Certificate`. With `x` the coefficients on the unit gradients,
       `residual` is the largest distance of a projection from their mean,
-      relative to `Σ_j |x_j|`; it is not small where no combination has
-      equal projections. `iterations` is 0.
+      relative to `Σ_j |x_j|`; it is not small where no combination has equal
+      projections. `iterations` is 0.
 
   Raises:
-    ValueError: If a shape does not fit, or `tol` is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
 
   Example:
     >>> import jax.numpy as jnp
     >>> from optax_mtl.solvers import spectral
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = spectral.equal_projections(gradients @ gradients.T)
-    >>> print(weights @ gradients)
+    >>> print((weights @ gradients).round(4))
     [0.8 0.8]
 
   References:
@@ -189,9 +188,9 @@ def equal_projections(
   terms = equal.solution * prepared.shortness
   vanishing = equal.vanishing * prepared.shortness
 
-  def counts(terms: jax.Array) -> jax.Array:
+  def counts(terms: Array) -> Array:
     """Whether the sum of the weights is more than rounding."""
-    floor = _FLOOR * prepared.eps * prepared.count * jnp.sum(jnp.abs(terms))
+    floor = _FLOOR * prepared.eps * prepared.number * jnp.sum(jnp.abs(terms))
     return jnp.abs(jnp.sum(terms)) > floor
 
   terms = jnp.where(equal.impossible & counts(vanishing), vanishing, terms)
@@ -200,7 +199,7 @@ def equal_projections(
   weights = terms / jnp.where(total != 0, total, 1.0)
   residual = _spread(prepared, weights * prepared.relative_lengths)
   return prepared.poison(weights), prepared.certify(
-    residual, 0, tol, stationary=equal.dependent
+    residual, 0, tol, stationary=equal.impossible
   )
 
 
@@ -209,14 +208,14 @@ def conflict_free_direction(
   *,
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
-  r"""Coefficients of the unit vector with equal cosines to all gradients.
+) -> tuple[Array, Certificate]:
+  """Coefficients of the unit vector with equal cosines to all gradients.
 
-  ConFIG's direction `d ∝ U⁺ 1`, with `U` the unit
-  gradients: the same, non-negative cosine to each of them. Where gradients are
-  linearly dependent and there is no such direction, it is the least-squares
-  one; where that is zero, as for two opposite gradients, all coefficients are 0
-  and `converged` is False. The coefficients are as exact as the weights of
+  ConFIG's direction: `U⁺ 1`, normalised, with `U` the unit gradients: the same,
+  non-negative cosine to each of them. Where gradients are linearly dependent
+  and there is no such direction, it is the least-squares one; where that is
+  zero, as for two opposite gradients, all coefficients are 0. The status is
+  `STATIONARY` in both cases. The coefficients are as exact as the weights of
   `equal_projections`.
 
   Args:
@@ -224,18 +223,20 @@ def conflict_free_direction(
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their coefficient is 0.
     tol: Largest residual that counts as solved. Default: 64 roundings of the
-      solver's dtype (7.6e-6 in float32).
+      solver's dtype (7.6e-6 in float32); 1 to 3 are usual, and up to 30 where
+      gradients are dependent but for rounding.
 
   Returns:
     A pair of
 
-    - `[T]`, `solver_dtype()`: the coefficients `c`, with
-      `‖Gᵀ c‖ = 1`. NaN for the active tasks if `gram` has an entry
-      between active tasks that is not finite.
+    - `[T]`, `solver_dtype()`: the coefficients `c`, with `‖Gᵀ c‖ = 1`. NaN for
+      the active tasks if `gram` has an entry between active tasks that is not
+      finite.
     - A `Certificate`, as of `equal_projections`.
 
   Raises:
-    ValueError: If a shape does not fit, or `tol` is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -244,8 +245,8 @@ def conflict_free_direction(
     >>> coefficients, _ = spectral.conflict_free_direction(
     ...   gradients @ gradients.T
     ... )
-    >>> print(coefficients @ gradients)
-    [0.70710677 0.70710677]
+    >>> print((coefficients @ gradients).round(4))
+    [0.7071 0.7071]
 
   References:
     Liu, Chu and Thuerey, `ConFIG: Towards Conflict-free Training of Physics
@@ -261,14 +262,12 @@ def conflict_free_direction(
   x = jnp.where(missing, 0.0, x)
   residual = jnp.where(missing, 1.0, _spread(prepared, x))
   return prepared.poison(x / prepared.lengths), prepared.certify(
-    residual, 0, tol, stationary=equal.dependent
+    residual, 0, tol, stationary=equal.impossible
   )
 
 
-def _decompose(
-  gram: _prepare.Prepared, order: jax.Array
-) -> tuple[jax.Array, _Spectrum]:
-  """The Gram matrix in the given order, over its largest entry, and its spectrum.
+def _decompose(gram: Prepared, order: Array) -> tuple[Array, _Spectrum]:
+  """The Gram matrix in an order, over its largest entry, and its spectrum.
 
   Where the lengths of the gradients are far apart, but not their directions
   close, the singular values of Cholesky's factor have all their digits, and
@@ -286,17 +285,15 @@ def _decompose(
   independent = jnp.square(pivot) > _PIVOT * gram.eps * len(order)
   graded = jnp.min(jnp.where(relative > 0, relative, 1.0)) < _GRADED
 
-  def by_factor() -> tuple[jax.Array, jax.Array]:
+  def by_factor() -> tuple[Array, Array]:
     vectors, roots, _ = jnp.linalg.svd(
       factor * relative[:, None], full_matrices=False
     )
     return jnp.square(roots[::-1]), vectors[:, ::-1]
 
-  def by_matrix() -> tuple[jax.Array, jax.Array]:
-    values, vectors = jnp.linalg.eigh(matrix)
-    return values, vectors
-
-  pairs = lax.cond(graded & independent, by_factor, by_matrix)
+  pairs = lax.cond(
+    graded & independent, by_factor, lambda: tuple(jnp.linalg.eigh(matrix))
+  )
   return matrix, _with_rank(gram, *pairs)
 
 
@@ -307,48 +304,48 @@ def aligned_weights(
   scale: Literal["min", "median", "rmse"] = "min",
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
-) -> tuple[jax.Array, Certificate]:
-  r"""Weights that combine the gradients after equalising singular values.
+) -> tuple[Array, Certificate]:
+  """Weights that combine the gradients after equalising singular values.
 
-  Aligned-MTL's: with `M = V Λ Vᵀ`,
-  `w = √λ_s V Λ^(-1/2) Vᵀ p`. In place of the
-  gradients, their nearest orthogonal frame of common length
-  `√λ_s` is combined. The decomposition is of `M` itself: the
-  method is not meant to forget the lengths of single gradients.
+  Aligned-MTL's: with `M = V Λ Vᵀ`, `w = √λ_s V Λ^(-1/2) Vᵀ p`. In place of the
+  gradients, their nearest orthogonal frame of common length `√λ_s` is combined.
+  The decomposition is of `M` itself: the method is not meant to forget the
+  lengths of single gradients.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
     preference: `[T]`, a real dtype, the weights `p` of the tasks. Default: one
       over the number of active tasks.
-    scale: Which of the eigenvalues kept is `λ_s`: `"min"`,
-      `"median"` (the lower one of two) or `"rmse"` (their mean, so that
-      `√λ_s` is the root mean square of the singular values).
+    scale: Which of the eigenvalues kept is `λ_s`: `"min"`, `"median"` (the
+      lower one of two) or `"rmse"` (their mean, so that `√λ_s` is the root mean
+      square of the singular values).
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their weight is 0.
     tol: Largest residual that counts as solved. Default: 3000 roundings of the
-      solver's dtype (3.6e-4 in float32).
+      solver's dtype (3.6e-4 in float32), as eigenvalues may be a thousand times
+      the one that is kept.
 
   Returns:
     A pair of
 
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
-    - A `Certificate`; `residual` is the largest entry of `B M B -
-      λ_s V Vᵀ` relative to `λ_s`, where `w = B p`.
-      Rounding puts it at about `ε λ_max /
-      λ_min`, over the eigenvalues kept; much lower where only the
+    - A `Certificate`; `residual` is the largest entry of `B M B - λ_s V Vᵀ`
+      relative to `λ_s`, where `w = B p`. Rounding puts it at about
+      `ε λ_max / λ_min`, over the eigenvalues kept; much lower where only the
       lengths of the gradients are far apart. `iterations` is 0.
 
   Raises:
-    ValueError: If `scale` is not one of the three, a shape does not fit, or
-      `tol` is not positive.
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: `scale` is not one of the three, a shape does not fit, or `tol`
+      is not positive.
 
   Example:
     >>> import jax.numpy as jnp
     >>> from optax_mtl.solvers import spectral
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = spectral.aligned_weights(gradients @ gradients.T)
-    >>> print(weights @ gradients)
+    >>> print((weights @ gradients).round(4))
     [0.5 0.5]
 
   References:

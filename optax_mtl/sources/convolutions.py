@@ -35,7 +35,7 @@ def _canonical(
       (0, last, *spatial),
     )
   }
-  out = lax.conv_general_dilated_p.bind(lhs, rhs, **params)
+  out = lax.conv_general_dilated(lhs, rhs, **params)
   batch, feature, *space = numbers.out_spec
   axes = [0] * len(numbers.out_spec)
   axes[feature] = last
@@ -52,10 +52,15 @@ def _by_platform(
     lhs,
     rhs,
     cpu=lambda lhs, rhs: _canonical(lhs, rhs, params),
-    default=lambda lhs, rhs: lax.conv_general_dilated_p.bind(
-      lhs, rhs, **params
-    ),
+    default=lambda lhs, rhs: lax.conv_general_dilated(lhs, rhs, **params),
   )
+
+
+def canonical_program(
+  program: _jax_internals.Program,
+) -> Callable[[Any], Any]:
+  """The function of a traced program, as `canonicalize` returns it."""
+  return _jax_internals.replace_convolutions(program, _by_platform)
 
 
 def canonicalize(
@@ -72,4 +77,4 @@ def canonicalize(
   Returns:
     A function with the same values; `fun` itself where it has no convolution.
   """
-  return _jax_internals.replace_convolutions(fun, example, _by_platform)
+  return canonical_program(_jax_internals.trace(fun, example))

@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import linalg
+from optax_mtl import _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources import masks, units
-from optax_mtl.sources.convolutions import canonicalize
+from optax_mtl.sources.convolutions import canonical_program
 from optax_mtl.sources.pullbacks import (
   PullbackTaskGradients,
+  divide,
   is_half,
+  power_of_two,
   unit_cotangents,
 )
 
@@ -79,12 +81,24 @@ class ImplicitTaskGradients(PullbackTaskGradients):
 
     example = masks.pick(mask, self.params_like)
     try:
-      return canonicalize(push, example)
+      program = _jax_internals.trace(push, example)
     except Exception:
       # A backward pass that is not linear, or whose rule JAX cannot transpose
       # (`while_loop`, callbacks), raises what it likes while being traced. The
       # pullback itself has been traced before, so the error is not the user's.
       return None
+    canonical = canonical_program(program)
+    if not _jax_internals.computes_in(program, jnp.float16):
+      return canonical
+
+    def scaled(gradient: list[jax.Array]) -> jax.Array:
+      # A product of two gradients of 256 is more than float16 holds.
+      sizes = [jnp.max(jnp.abs(x)).astype(solver_dtype()) for x in gradient]
+      scale = power_of_two(jnp.max(jnp.stack(sizes)))
+      unit = [divide(x, scale) for x in gradient]
+      return canonical(unit).astype(solver_dtype()) * scale
+
+    return scaled
 
   def _gram_of_pairs(self, mask: Sequence[bool] | None) -> jax.Array:
     """The Gram matrix from chunks of gradients, two at a time."""

@@ -33,11 +33,22 @@ def is_half(dtype: Any) -> bool:
   return jnp.finfo(dtype).bits < 32
 
 
-def _power_of_two(value: jax.Array) -> jax.Array:
+def power_of_two(value: jax.Array) -> jax.Array:
   """The power of two next to a positive scalar; 1 for 0, NaN and inf."""
   exponent_bits = 11 if value.dtype == jnp.float64 else 8
   power = jax.lax.reduce_precision(value, exponent_bits, mantissa_bits=0)
   return jnp.where((power > 0) & jnp.isfinite(power), power, 1)
+
+
+def _wide(leaf: jax.Array) -> jax.Array:
+  """The leaf in float32 if it has half precision, else as it is."""
+  return leaf.astype(jnp.float32) if is_half(leaf.dtype) else leaf
+
+
+def divide(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+  """A leaf divided by a scalar, in the leaf's dtype; rounded once."""
+  wide = _wide(leaf)
+  return (wide / scale.astype(wide.real.dtype)).astype(leaf.dtype)
 
 
 def pull_back(
@@ -65,14 +76,13 @@ def pull_back(
 
   def piece(rest: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The largest digits of `rest`, their scale, and what is left."""
-    scale = _power_of_two(jnp.max(jnp.abs(rest)))
+    scale = power_of_two(jnp.max(jnp.abs(rest)))
     digits = (rest / scale).astype(dtype)
     return digits, scale, rest - digits.astype(wide) * scale
 
   def scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-    # Half-precision gradients add up in float32.
-    acc = leaf.astype(wide) if is_half(leaf.dtype) else leaf
-    return acc * scale.astype(acc.real.dtype)
+    leaf = _wide(leaf)  # The pieces add up in float32.
+    return leaf * scale.astype(leaf.real.dtype)
 
   digits, scale, rest = piece(weights)
   first = pullback(digits)

@@ -15,8 +15,8 @@ import numpy as np
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
-#: What `run` fills its matrices up to, [COUNT, T, WIDTH], to compile once.
-COUNT, WIDTH = 64, 7
+#: What `run` fills its matrices up to, to compile once: [COUNT, TASKS, WIDTH].
+COUNT, TASKS, WIDTH = 64, 3, 7
 #: In float64: the solvers stop at 16 to 800 roundings (1.8e-13), and the Gram
 #: matrices of random gradients have condition numbers up to about 1e4.
 RTOL = 1e-9
@@ -32,6 +32,9 @@ _TRACED = {
   "nash_mtl": {"max_norm": 1.0},
   "fairgrad": {"alpha": 1.0, "max_norm": 1.0},
 }
+# Several algorithms that share nearly all operations: cheaper without jit,
+# where each operation is compiled once for all of them.
+_OPERATION_BY_OPERATION = ("conflict_free",)
 _EQUAL_SHARES = ("upgrad", "dual_proj", "aligned_mtl")
 
 
@@ -50,7 +53,7 @@ class Found(NamedTuple):
 
 
 @functools.cache
-def _compiled(name, num_tasks, options, traced):
+def _compiled(name, num_tasks, options, traced, dtype):
   def one(grads, values, extra):
     tx = optax_mtl.METHODS[name](
       num_tasks, **dict(options), **dict(zip(traced, values, strict=True))
@@ -58,6 +61,8 @@ def _compiled(name, num_tasks, options, traced):
     updates, state = tx.update(grads, tx.init(grads[0]), **extra)
     return updates, state.weights, state.memory
 
+  if name in _OPERATION_BY_OPERATION and dtype == "float64":
+    return jax.vmap(one)
   return jax.jit(jax.vmap(one))
 
 
@@ -87,7 +92,7 @@ def run_batch(
   extra = {} if extra is None else extra
   with jax.enable_x64(dtype == "float64"):
     compiled = _compiled(
-      name, grads.shape[1], tuple(sorted(options.items())), tuple(traced)
+      name, grads.shape[1], tuple(sorted(options.items())), tuple(traced), dtype
     )
     updates, weights, memory = compiled(
       jnp.asarray(grads, dtype),
@@ -100,11 +105,15 @@ def run_batch(
 
 
 def run(name, grads, active=None, losses=None, **options) -> Found:
-  """The same in float64, on up to `COUNT` matrices, filled up to it.
+  """The same in float64, on up to `COUNT` matrices.
+
+  Up to `TASKS` tasks all of them are one program: matrices are repeated, and
+  tasks that are missing are absent ones, with gradients and losses that must
+  not matter.
 
   Args:
     name: The method's.
-    grads: Array [N, T, P], N up to `COUNT` and P up to `WIDTH`.
+    grads: Array [N, T, P], P up to `WIDTH`.
     active: Array [T] or [N, T] of bool, or None for all.
     losses: Array [N, T], or None.
     **options: The method's arguments; those that are traced may have a first
@@ -116,8 +125,21 @@ def run(name, grads, active=None, losses=None, **options) -> Found:
   grads = np.asarray(grads, float)
   count, num_tasks, num_params = grads.shape
   rows = np.arange(COUNT) % count
+
+  def fill(values, absent):
+    """[COUNT, T, ...] to [COUNT, TASKS, ...]."""
+    shape = (COUNT, max(TASKS - num_tasks, 0), *values.shape[2:])
+    return np.concatenate([values, np.full(shape, absent)], axis=1)
+
   padded = np.zeros((COUNT, num_tasks, WIDTH))
   padded[:, :, :num_params] = grads[rows]
+  # Far larger than what takes part, so that a trace of it shows.
+  padded = fill(padded, 1e6 * np.abs(grads).max())
+  active = np.ones(num_tasks, bool) if active is None else np.asarray(active)
+  active = active[rows] if active.ndim > 1 else np.tile(active, (COUNT, 1))
+  extra = {"active": fill(active, False)}
+  if losses is not None:
+    extra["losses"] = fill(np.asarray(losses, float)[rows], 1e6)
   numbers = dict(_TRACED.get(name, {}))
   if name in _EQUAL_SHARES:
     numbers["preference"] = np.full(num_tasks, 1 / num_tasks)
@@ -125,23 +147,20 @@ def run(name, grads, active=None, losses=None, **options) -> Found:
   traced = {}
   for key, value in numbers.items():
     value = np.asarray(options.get(key, value))
-    per_task = key == "preference"
-    value = value[rows] if value.ndim > per_task else value
-    traced[key] = np.broadcast_to(value, (COUNT, num_tasks)[: 1 + per_task])
-  if active is None:
-    active = np.ones(num_tasks, bool)
-  active = np.asarray(active)
-  active = active[rows] if active.ndim > 1 else active
-  extra = {"active": np.broadcast_to(active, (COUNT, num_tasks))}
-  if losses is not None:
-    extra["losses"] = np.asarray(losses, float)[rows]
+    if key == "preference":
+      value = value[rows] if value.ndim > 1 else np.tile(value, (COUNT, 1))
+      traced[key] = fill(value, 0.0)
+    else:
+      value = value[rows] if value.ndim else value
+      traced[key] = np.broadcast_to(value, (COUNT,))
   found = run_batch(
     name, padded, dtype="float64", traced=traced, extra=extra, **static
   )
-  assert (found.updates[:, num_params:] == 0).all()
+  assert not np.nan_to_num(found.updates[:, num_params:]).any()
+  assert (found.weights[:, num_tasks:] == 0).all()
   return Found(
     found.updates[:count, :num_params],
-    found.weights[:count],
+    found.weights[:count, :num_tasks],
     jax.tree.map(lambda leaf: leaf[:count], found.memory),
   )
 
@@ -227,8 +246,8 @@ def train(tx, grads, **extra):
     return state, (updates, state)
 
   def cast(value):
-    value = np.asarray(value)
-    return value if value.dtype == bool else jnp.asarray(value, solver_dtype())
+    value = jnp.asarray(value)
+    return value if value.dtype == bool else value.astype(solver_dtype())
 
   extra = {k: cast(v) for k, v in extra.items()}
   state = tx.init(jnp.zeros(grads.shape[1], solver_dtype()))

@@ -22,8 +22,8 @@ def test_oracles():
       ({"scale": "rmse"}, ORTHOGONAL, [np.sqrt(14 / 3) / 3] * 3),
       # Of rank one: a frame of one vector √2 long, half of it from each.
       ({}, [[3, 4], [3, 4]], [3, 4]),
-      # A task without gradient has no part in the frame.
-      ({}, [[3, 0, 0], [0, 0, 0], [0, 1, 0]], [1 / 2, 1 / 2, 0]),
+      # A task without gradient has no part in the frame, and keeps its share.
+      ({}, [[3, 0, 0], [0, 0, 0], [0, 1, 0]], [1 / 3, 1 / 3, 0]),
       ({"preference": np.ones(3)}, ORTHOGONAL, [1, 1, 1]),
     ],
   )

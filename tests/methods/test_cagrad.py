@@ -1,5 +1,4 @@
-"""CAGrad: in the ball around the mean, no direction helps the worst task more.
-"""
+"""CAGrad: no direction in the ball around the mean does more for the worst."""
 
 import numpy as np
 import pytest

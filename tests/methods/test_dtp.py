@@ -20,9 +20,9 @@ def test_oracles():
   with jax.enable_x64(True):
     weights = jax.jit(
       jax.vmap(
-        lambda gamma: step(
-          optax_mtl.dtp(4, list(gamma)), np.eye(4), kpis=KPIS
-        )[1].weights
+        lambda gamma: (
+          step(optax_mtl.dtp(4, list(gamma)), np.eye(4), kpis=KPIS)[1].weights
+        )
       )
     )(np.array([gamma for gamma, _ in ORACLES]))
   for found, (_, expected) in zip(weights, ORACLES, strict=True):
@@ -55,18 +55,19 @@ def test_a_missing_kpi_is_no_missing_gradient():
 
 
 def test_kpis_beyond_their_range():
-  _, state = step(optax_mtl.dtp(2), np.eye(2), kpis=[-1.0, 2.0])
+  """They are clipped before they enter the average, to [1e-6, 1 - 1e-6]."""
+  _, states = train(optax_mtl.dtp(2), np.eye(2), kpis=[[-1.0, 2.0], [0.5, 0.5]])
   # log 1e-6, and nothing.
-  close(state.weights, [-np.log(1e-6), 0.0], 1e-5, 1e-11)
-  assert (np.asarray(state.weights) >= 0).all()
+  close(states.weights[0], [-np.log(1e-6), 0.0], 1e-5, 1e-11)
+  assert (np.asarray(states.weights) >= 0).all()
+  average = 0.9 * np.array([1e-6, 1 - 1e-6]) + 0.05
+  close(states.memory.kpi_average[1], average)
 
 
 def test_normalized_weights_sum_to_the_active_tasks():
   tx = optax_mtl.dtp(3, normalize=True)
   active = [[True, True, True], [True, False, True]]
-  _, states = train(
-    tx, np.eye(3), kpis=[[0.9, 0.99, 0.999]] * 2, active=active
-  )
+  _, states = train(tx, np.eye(3), kpis=[[0.9, 0.99, 0.999]] * 2, active=active)
   close(np.sum(states.weights, axis=1), [3.0, 2.0])
   # In the same proportions.
   _, free = step(optax_mtl.dtp(3), np.eye(3), kpis=[0.9, 0.99, 0.999])

@@ -20,8 +20,8 @@ def test_oracles():
     [
       ({}, CONFLICT, [0, 0.5]),
       ({}, ORTHOGONAL, [1 / 3, 2 / 3, 1]),
-      # The mean hurts the second task: what is left of it is upright.
-      ({}, [[4, 0], [-1, 1]], [0.75, 0.75]),
+      # The mean hurts the second task: half of that task is added.
+      ({}, [[4, 0], [-1, 1]], [1, 1]),
     ],
   )
 

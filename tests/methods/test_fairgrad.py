@@ -12,6 +12,8 @@ from one_step import (
   run,
 )
 
+import optax_mtl
+
 
 def test_oracles():
   assert_oracles(
@@ -47,6 +49,11 @@ def test_a_norm_below_the_limit_is_left_alone():
   assert (norms < 1).any() and (norms > 1e-6).all()
   assert_same(limited.updates, free.updates * np.minimum(1, 1 / norms))
   np.testing.assert_array_equal(limited.weights, free.weights)
+
+
+def test_no_limit_is_none():
+  assert optax_mtl.fairgrad(3, max_norm=None).rule.max_norm is None
+  assert optax_mtl.fairgrad(3).rule.max_norm == 1
 
 
 def test_it_solves_its_equation_for_any_alpha():

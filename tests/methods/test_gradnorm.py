@@ -84,9 +84,7 @@ def test_running_mean_and_the_weights_from_before():
   And the network steps with the weights from before their step.
   """
   losses = [[1.0, 2.0], [2.0, 1.0], [0.5, 1.0], [1.0, 0.1]]
-  _, states = train(
-    optax_mtl.gradnorm(2), np.diag([1.0, 3.0]), losses=losses
-  )
+  _, states = train(optax_mtl.gradnorm(2), np.diag([1.0, 3.0]), losses=losses)
   learnt = np.asarray(states.memory.task_weights)
   close(states.memory.mean_weights[-1], learnt.mean(axis=0))
   close(states.weights[0], [1.0, 1.0])

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from one_step import close, step
+from one_step import close, step, train
 
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
@@ -18,9 +18,9 @@ NEAR, FAR = [3.0, 1.0], [1.0, 3.0]
 VIOLATION = 2 / np.sqrt(10)
 
 
-def phases(losses, wrap=lambda tx: tx, **options):
+def phases(losses, **options):
   """The states of updates with these losses, wanted near (1, 0)."""
-  tx = wrap(optax_mtl.pareto_mtl(2, AXES, feasibility_steps=2, **options))
+  tx = optax_mtl.pareto_mtl(2, AXES, feasibility_steps=2, **options)
   # Without jit: each operation is compiled once for all of these tests.
   states = [None]
   for row in losses:
@@ -67,7 +67,18 @@ PATTERN = [NEAR, FAR, FAR, FAR, NEAR, FAR, NEAR, FAR, FAR, FAR]
 def test_the_first_phase_comes_again_with_the_whole_budget():
   """Where an optimizer carried the point out, and the state shows it."""
   memory = phases(PATTERN).memory
-  assert memory.optimizing.astype(int).tolist() == [1, 0, 0, 1, 1, 0, 1, 0, 0, 1]
+  assert memory.optimizing.astype(int).tolist() == [
+    1,
+    0,
+    0,
+    1,
+    1,
+    0,
+    1,
+    0,
+    0,
+    1,
+  ]
   assert memory.phase_step.tolist() == [0, 1, 2, 2, 0, 1, 0, 1, 2, 2]
   signs = [1 if losses is FAR else -1 for losses in PATTERN]
   close(memory.violation, VIOLATION * np.array(signs))
@@ -85,7 +96,11 @@ def test_the_paper_enters_it_once():
 def test_the_budget_counts_every_step_under_refresh_every():
   """The weights stand still in between, and the phase goes on."""
   plain = phases(PATTERN)
-  states = phases(PATTERN, lambda tx: optax_mtl.refresh_every(tx, 4))
+  tx = optax_mtl.refresh_every(
+    optax_mtl.pareto_mtl(2, AXES, feasibility_steps=2), 4
+  )
+  preference = np.tile(AXES[0], (len(PATTERN), 1))
+  _, states = train(tx, np.eye(2), losses=PATTERN, preference=preference)
   inner = states.memory.inner
   np.testing.assert_array_equal(inner.optimizing, plain.memory.optimizing)
   np.testing.assert_array_equal(inner.phase_step, plain.memory.phase_step)
@@ -96,8 +111,8 @@ def test_the_budget_counts_every_step_under_refresh_every():
 
 
 def test_one_preference_is_mgda():
-  """Nothing can be violated: no first phase."""
-  tx = optax_mtl.pareto_mtl(2, AXES[:1])
+  """Nothing can be violated, by a direction that comes twice either."""
+  tx = optax_mtl.pareto_mtl(2, 2 * AXES[[0, 0]])
   extra = {"losses": FAR, "preference": AXES[0]}
   _, state = step(tx, np.diag([1.0, 2.0]), **extra)
   close(state.weights, [0.8, 0.2])
@@ -108,15 +123,16 @@ def test_one_preference_is_mgda():
 def test_an_absent_task_spans_no_axis():
   """Directions are compared on the axes of the tasks that are there."""
   directions = np.array([[0.6, 0.8, 0.0], [0.8, 0.0, 0.6], [0.0, 0.6, 0.8]])
-  mask = np.array([True, False, True])
   tx = optax_mtl.pareto_mtl(3, directions)
-  updates, state = step(
-    tx,
-    np.eye(3),
-    losses=[1.0, 9.0, 3.0],
-    preference=directions[1],
-    active=mask,
-  )
+  updates, state = jax.jit(
+    lambda mask: step(
+      tx,
+      np.eye(3),
+      losses=[1.0, 9.0, 3.0],
+      preference=directions[1],
+      active=mask,
+    )
+  )(np.array([True, False, True]))
   # On axes 1 and 3 they are (1, 0), (.8, .6) and (0, 1), and the loss vector
   # (1, 3) is nearest to the last one.
   unit = np.array([1.0, 3.0]) / np.sqrt(10)

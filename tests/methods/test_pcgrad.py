@@ -1,14 +1,14 @@
 """PCGrad: the paper's loop, in orders that are drawn as the paper asks."""
 
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from families import DELTA, assert_at_most, cases, sizes, solved
+from families import AMONG, DELTA, assert_at_most, cases, sizes, solved
 from one_step import (
   CONFLICT,
-  COUNT,
   ORTHOGONAL,
   RTOL,
   assert_oracles,
@@ -62,7 +62,9 @@ def test_small_gradients_conflict_as_large_ones_do():
 def test_it_is_the_papers_loop(num_tasks):
   """Continuous in every product, so that rounding one sign does no harm."""
   data, found = cases(num_tasks), solved("pcgrad", num_tasks)
-  orders = drawn_orders(1, num_tasks)[0]
+  # The orders of all that there are, without those that are absent.
+  orders = drawn_orders(1, AMONG.get(num_tasks, num_tasks))[0][:num_tasks]
+  orders = [order[order < num_tasks] for order in orders]
   for name, grads, norms, w in zip(
     data.names, data.grads, data.norms, found.weights, strict=True
   ):
@@ -119,6 +121,7 @@ def assert_distributed(updates):
   return expected
 
 
+@functools.cache
 def over_seeds():
   grads = np.broadcast_to(SIXTEEN, (DRAWS, 4, 3))
   return run_batch("pcgrad", grads, traced={"seed": np.arange(DRAWS)})
@@ -152,12 +155,17 @@ def test_orders_over_steps():
 
 
 def test_the_same_orders_in_either_precision():
-  """And the same as the references of the other tests."""
-  seeds = np.arange(COUNT)
-  double = run("pcgrad", np.broadcast_to(SIXTEEN, (COUNT, 4, 3)), seed=seeds)
-  single = over_seeds().weights[:COUNT]
-  np.testing.assert_allclose(single, double.weights, rtol=1e-5)
-  for seed in range(8):
-    orders = drawn_orders(1, 4, seed)[0]
-    expected = surgery(SIXTEEN, orders).sum(axis=0)
-    np.testing.assert_allclose(double.weights[seed], expected, rtol=RTOL)
+  """They are those of the references of the other tests, for every seed."""
+  single = over_seeds().weights[:8]
+  double = run("pcgrad", [SIXTEEN[[0, 1, 3]]] * 8, seed=np.arange(8)).weights
+  for found, grads, rtol in (
+    (single, SIXTEEN, 1e-5),
+    (double, SIXTEEN[[0, 1, 3]], RTOL),
+  ):
+    different = set()
+    for seed, weights in enumerate(found):
+      orders = drawn_orders(1, len(grads), seed)[0]
+      expected = surgery(grads, orders).sum(axis=0)
+      np.testing.assert_allclose(weights, expected, rtol=rtol)
+      different.add(tuple(expected.round(6)))
+    assert len(different) > 1

@@ -1,7 +1,15 @@
 """UPGrad: the mean of the gradients' projections on the dual cone."""
 
 import numpy as np
-from families import DELTA, EPS, STATIONARY, assert_at_most, cases, sizes, solved
+from families import (
+  DELTA,
+  EPS,
+  STATIONARY,
+  assert_at_most,
+  cases,
+  sizes,
+  solved,
+)
 from one_step import (
   CONFLICT,
   ORTHOGONAL,
@@ -47,8 +55,7 @@ def test_the_preference_is_shared():
 
 
 def test_nothing_is_added_to_the_gram_matrix():
-  """A ridge of 1e-4 would show at every scale, an absolute one at small ones.
-  """
+  """A ridge of 1e-4 shows at every scale, an absolute one at small ones."""
   grads = gradients(3)
   for scale in (1e-30, 1e-5, 1e30):
     found = run("upgrad", scale * grads)

@@ -29,13 +29,15 @@ def test_hypervolume_is_pymoos():
 
 
 def test_hypervolume_edges():
-  one = jnp.ones(2)
-  assert pareto.hypervolume_2d(jnp.full((3, 2), 2.0), one) == 0.0
-  assert pareto.hypervolume_2d(jnp.zeros((1, 2)), one) == 1.0
-  points = jnp.zeros((4, 2))
-  assert pareto.hypervolume_2d(points, one) == 1.0
-  # The paper's toy has these ten points on exactly the rays.
-  volume = jax.grad(lambda p: pareto.hypervolume_2d(p, jnp.ones(2)))(
-    jnp.array([[0.2, 0.5], [0.6, 0.1]])
-  )
-  np.testing.assert_allclose(volume, [[-0.5, -0.4], [-0.4, -0.4]], rtol=1e-5)
+  """No point inside, one point, one point twice; and the slopes."""
+
+  @jax.jit
+  def volume_and_slope(points):
+    return jax.value_and_grad(pareto.hypervolume_2d)(points, jnp.ones(2))
+
+  assert volume_and_slope(jnp.full((2, 2), 2.0))[0] == 0.0
+  assert volume_and_slope(jnp.array([[0.0, 0.0], [2.0, 2.0]]))[0] == 1.0
+  assert volume_and_slope(jnp.zeros((2, 2)))[0] == 1.0
+  assert pareto.hypervolume_2d(jnp.zeros((1, 2)), jnp.ones(2)) == 1.0
+  _, slope = volume_and_slope(jnp.array([[0.2, 0.5], [0.6, 0.1]]))
+  np.testing.assert_allclose(slope, [[-0.5, -0.4], [-0.4, -0.4]], rtol=1e-5)

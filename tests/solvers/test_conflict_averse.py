@@ -46,10 +46,10 @@ def _check_optimal(cases, c):
   weights, certificate = _solve(_grams([g for *_, g in cases]), np.float32(c))
   weights = np.asarray(weights, np.float64)
   assert np.all(weights >= 0)
-  # With row lengths 12 orders of magnitude apart, and more tasks than
-  # parameters, a few cases in a thousand do not converge.
-  easy = np.array([n != "scaled_1e6" or p > num_tasks for n, p, _ in cases])
+  # Rows that cancel to rounding leave a few times the tolerance.
+  easy = np.array([n != "ill_conditioned" for n, *_ in cases])
   assert np.all(certificate.converged[easy])
+  assert np.all(certificate.residual <= 8 * TOL)
   for (name, num_params, grads), w, residual in zip(
     cases, weights, certificate.residual, strict=True
   ):
@@ -112,16 +112,16 @@ def test_blocks_take_few_steps():
       grads = [family(rng, num_tasks, 4 * num_tasks) for _ in range(8)]
       _, certificate = _solve(_grams(grads), np.float32(0.5))
       assert certificate.converged.all()
-      # The limit on blocks is 10, so that 6 also shows that no pivot followed.
+      # The limit on blocks is 10, so that 6 also shows that no search followed.
       assert certificate.iterations.max() <= 6, name
 
 
-def test_pivots_alone(monkeypatch):
+def test_search_alone(monkeypatch):
   # What solves where blocks do not settle has to solve everything.
   rng = np.random.default_rng(6)
   grads = [matrices.FAMILIES[n](rng, 10, p) for n in MANY for p in (5, 40)]
   found, _ = _solve(_grams(grads), np.float32(0.5))
-  monkeypatch.setattr(cagrad, "_BLOCKS", 0)
+  monkeypatch.setattr(conflict_averse, "_BLOCKS", 0)
   alone, certificate = jax.jit(
     jax.vmap(lambda gram: conflict_averse.cagrad_weights(gram, 0.5))
   )(_grams(grads))
@@ -266,8 +266,22 @@ def test_dtypes(x64):
       assert reference.gap(grads, found, 0.5) <= 1e-10 * length
 
 
+def test_hard_ones_are_solved():
+  # Of these, blocks alone leave some with residuals of 1e-2 and more.
+  rng = np.random.default_rng(7)
+  for name, c in (
+    ("ill_conditioned", 0.5),
+    ("stationary", 0.9),
+    ("stationary", 2.0),
+    ("scaled_1e6", 0.5),
+  ):
+    family = matrices.FAMILIES[name]
+    grads = [family(rng, 10, p) for p in 40 * (3, 11)]
+    _, certificate = _solve(_grams(grads), np.float32(c))
+    assert np.all(certificate.residual <= 4 * TOL), name
+    assert np.mean(certificate.converged) > 0.95, name
+
+
 def test_errors():
-  with pytest.raises(ValueError, match="c must not be negative"):
+  with pytest.raises(ValueError, match="c must lie in"):
     conflict_averse.cagrad_weights(jnp.eye(2), -0.1)
-  with pytest.raises(ValueError, match="gram must be a square"):
-    conflict_averse.cagrad_weights(jnp.ones(2), 0.1)

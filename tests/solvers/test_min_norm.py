@@ -164,7 +164,7 @@ def test_iteration_cap_ends_it():
     weights, certificate = solvers.min_norm(gram, variant=variant, max_iter=1)
     _assert_simplex(weights)
     assert certificate.iterations == 1
-    assert not certificate.converged
+    assert certificate.status == solvers.Status.OUT_OF_ITERATIONS
     assert certificate.residual > TOL
 
 
@@ -279,7 +279,8 @@ def test_not_finite_is_not_hidden(variant, num_tasks, bad):
       gram, variant=variant, active=active
     )
     np.testing.assert_array_equal(np.isnan(weights), active)
-    assert np.isnan(certificate.residual) and not certificate.converged
+    assert np.isnan(certificate.residual)
+    assert certificate.status == solvers.Status.NOT_FINITE
 
 
 def test_hard_inputs_stay_finite():

@@ -1,11 +1,18 @@
 """Convolutions written in the layout that is fast inside CPU loops."""
 
+import functools
+import re
+
+import equinox as eqx
+import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
+import optax_mtl
+from optax_mtl.sources import as_task_gradients
 from optax_mtl.sources.convolutions import canonicalize
 
 LAYOUTS = {
@@ -21,32 +28,25 @@ def draw(seed, shape):
   return jnp.asarray(rng.standard_normal(shape), jnp.float32)
 
 
-def layout_of(fun, *args):
-  """The dimension numbers of all convolutions in the program."""
-  found = []
-
-  def walk(jaxpr):
-    for eqn in jaxpr.eqns:
-      if eqn.primitive is lax.conv_general_dilated_p:
-        found.append((eqn.params["dimension_numbers"], eqn.invars[0].aval.ndim))
-      for value in eqn.params.values():
-        inner = getattr(value, "jaxpr", value)
-        if hasattr(inner, "eqns"):
-          walk(inner)
-
-  walk(jax.make_jaxpr(fun)(*args).jaxpr)
-  return found
+def layouts_on(platform, fun, arg):
+  """The dimension numbers of all convolutions in the lowered program."""
+  lowered = jax.jit(fun).trace(arg).lower(lowering_platforms=(platform,))
+  return re.findall(
+    r"dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", lowered.as_text()
+  )
 
 
-def assert_canonical(fun, *args):
-  found = layout_of(fun, *args)
+def assert_canonical(fun, arg, original):
+  """On CPU all convolutions are; elsewhere they are what they were."""
+  found = layouts_on("cpu", fun, arg)
   assert found
-  for numbers, ndim in found:
-    space = tuple(range(1, ndim - 1))
-    channels_last = (0, ndim - 1, *space)
-    assert numbers.lhs_spec == channels_last
-    assert numbers.out_spec == channels_last
-    assert numbers.rhs_spec == (ndim - 1, ndim - 2, *range(ndim - 2))
+  for layout in found:
+    last = r"\[b, [\d, ]+, f\]"
+    assert re.fullmatch(rf"{last}x\[[\d, ]+, i, o\]->{last}", layout), layout
+  for platform in ("tpu", "cuda"):
+    assert sorted(layouts_on(platform, fun, arg)) == sorted(
+      layouts_on(platform, original, arg)
+    )
 
 
 CONVS = [
@@ -91,7 +91,7 @@ def test_a_backward_pass_keeps_its_values(
   cotangent = draw(2, out.shape)
   for fun, arg in ((backward, cotangent), (forward, (x, kernel))):
     canonical = canonicalize(fun, arg)
-    assert_canonical(canonical, arg)
+    assert_canonical(canonical, arg, fun)
     got, want = jax.jit(canonical)(arg), jax.jit(fun)(arg)
     assert jax.tree.structure(got) == jax.tree.structure(want)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
@@ -112,8 +112,9 @@ def test_inside_jit_remat_and_under_transformations():
   for wrap in (jax.jit, jax.checkpoint):
     fun = lambda x, wrap=wrap: {"out": jnp.tanh(wrap(conv)(x))}  # noqa: E731
     _, pullback = jax.vjp(fun, x)
-    canonical = canonicalize(lambda c, pb=pullback: pb(c)[0], {"out": x})
-    assert_canonical(canonical, {"out": x})
+    backward = lambda c, pullback=pullback: pullback(c)[0]  # noqa: E731
+    canonical = canonicalize(backward, {"out": x})
+    assert_canonical(canonical, {"out": x}, backward)
     want = pullback({"out": x})[0]
     np.testing.assert_allclose(
       canonical({"out": x}), want, rtol=1e-4, atol=1e-5
@@ -143,3 +144,148 @@ def test_convolutions_in_loops_stay():
 
   x = draw(0, (1, 5, 2))
   np.testing.assert_allclose(canonicalize(fun, x)(x), fun(x))
+
+
+@jax.custom_vjp
+def bent(x):
+  return jnp.tanh(x)
+
+
+bent.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (jax.nn.relu(2 + x) * g,))
+
+POLICIES = {
+  "nothing": None,
+  "everything": jax.checkpoint_policies.everything_saveable,
+  "dots": jax.checkpoint_policies.dots_saveable,
+  "no batch": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+  "names": jax.checkpoint_policies.save_only_these_names("a"),
+}
+
+
+def deep(name, policy=None):
+  """A convolution, an activation with a rule of its own, a convolution."""
+  activation = {"relu": jax.nn.relu, "relu6": jax.nn.relu6, "bent": bent}[name]
+
+  def conv(x, kernel):
+    return lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS[2]
+    )
+
+  @functools.partial(jax.checkpoint, policy=POLICIES.get(policy))
+  def net(x, kernel):
+    return conv(activation(conv(x, kernel)), kernel)
+
+  def losses(kernel, x):
+    y = net(x, kernel)
+    return jnp.stack([jnp.sum(jnp.square(y)), jnp.sum(y[..., 0])])
+
+  return losses
+
+
+def gradients_of(losses, source):
+  """The Gram matrix's rows, by each way that rewrites a program."""
+  if source == "representation":
+
+    def run(kernel, x):
+      _, grads = optax_mtl.value_and_representation_grads(
+        lambda kernel: kernel, lambda _, kernel: losses(kernel, x), chunk_size=1
+      )(kernel)
+      return grads.gram(), grads.stacked()
+  elif source == "task batches":
+
+    def run(kernel, x):
+      _, grads = optax_mtl.value_and_task_batch_grads(
+        lambda kernel, select, x: select @ losses(kernel, x),
+        in_axes=(0, None),
+        chunk_size=1,
+      )(kernel, jnp.eye(2), x)
+      return as_task_gradients(grads, 2).gram(), grads
+  else:
+
+    def run(kernel, x):
+      _, grads = optax_mtl.value_and_task_grads(
+        losses, source=source, chunk_size=1
+      )(kernel, x)
+      grads = as_task_gradients(grads, 2)
+      return grads.gram(), grads.stacked()
+
+  return run
+
+
+RULES = [
+  *[
+    ("relu", source, None)
+    for source in ("stacked", "implicit", "representation", "task batches")
+  ],
+  ("relu6", "implicit", None),
+  ("bent", "implicit", None),
+  ("bent", "stacked", None),
+  *[("relu", "implicit", policy) for policy in POLICIES],
+]
+
+
+@pytest.mark.parametrize("name, source, policy", RULES)
+def test_rules_of_derivation_inside_what_is_rewritten(name, source, policy):
+  """`KeyError: 'subfuns'`, before."""
+  losses = deep(name, policy)
+  kernel, x = draw(0, (3, 3, 2, 2)), draw(1, (1, 4, 4, 2))
+  gram, rows = jax.jit(gradients_of(losses, source))(kernel, x)
+  want = jax.jit(jax.jacrev(losses))(kernel, x)
+  # Sums of a few hundred products, in another order.
+  np.testing.assert_allclose(rows, want, rtol=1e-4, atol=1e-3)
+  flat = np.asarray(want, np.float64).reshape(2, -1)
+  np.testing.assert_allclose(gram, flat @ flat.T, rtol=1e-4)
+
+
+def test_rules_of_derivation_in_a_large_network():
+  """From 2**18 params on the stacked source takes one task after another."""
+  losses = deep("relu")
+  kernel = jax.ShapeDtypeStruct((3, 3, 171, 171), jnp.float32)
+  x = jax.ShapeDtypeStruct((1, 4, 4, 171), jnp.float32)
+  _, grads = jax.eval_shape(optax_mtl.value_and_task_grads(losses), kernel, x)
+  assert grads.shape == (2, *kernel.shape)
+
+
+@pytest.mark.standard_promotion
+def test_rematerialized_modules():
+  """Those of flax and equinox."""
+  module = flax.linen.remat(Small)()
+  x = draw(1, (1, 4, 4, 2))
+  variables = module.init(jax.random.key(0), x)
+  net = eqx.filter_checkpoint(
+    eqx.nn.Sequential(
+      [
+        eqx.nn.Conv2d(2, 2, 3, padding=1, key=jax.random.key(0)),
+        eqx.nn.Lambda(jax.nn.relu),
+        eqx.nn.Conv2d(2, 2, 3, padding=1, key=jax.random.key(1)),
+      ]
+    )
+  )
+  arrays, static = eqx.partition(net, eqx.is_inexact_array)
+  image = draw(2, (2, 4, 4))
+  for params, apply in (
+    (variables, lambda p: module.apply(p, x)),
+    (arrays, lambda p: eqx.combine(p, static)(image)),
+  ):
+
+    def run(params, apply=apply):
+      losses = lambda p: [jnp.sum(apply(p) ** 2), jnp.sum(apply(p))]  # noqa: E731
+      _, implicit = optax_mtl.value_and_task_grads(losses, source="implicit")(
+        params
+      )
+      _, stacked = optax_mtl.value_and_task_grads(losses, chunk_size=1)(params)
+      return implicit.gram(), implicit.stacked(), stacked
+
+    # The error came up while tracing; values are compared above.
+    gram, *rows = jax.eval_shape(run, params)
+    assert gram.shape == (2, 2)
+    shapes = jax.tree.map(lambda leaf: (2, *leaf.shape), params)
+    for tree in rows:
+      assert jax.tree.map(lambda leaf: leaf.shape, tree) == shapes
+
+
+class Small(flax.linen.Module):
+  @flax.linen.compact
+  def __call__(self, x):
+    x = flax.linen.relu(flax.linen.Conv(2, (3, 3))(x))
+    return flax.linen.Conv(2, (3, 3))(x)

@@ -1,4 +1,4 @@
-"""FairGrad: alpha-fair weights."""
+"""FairGrad: alpha-fair weights; a limit is the update's, and not theirs."""
 
 import numpy as np
 
@@ -20,5 +20,4 @@ def fairgrad(
   max_norm: float | None = 1.0,
 ) -> np.ndarray:
   """Weights [T]."""
-  # The limit is the update's, not the weights'.
   return bargaining.fairness(grads, alpha)

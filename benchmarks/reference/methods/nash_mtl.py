@@ -1,4 +1,4 @@
-"""Nash-MTL: the bargaining solution."""
+"""Nash-MTL: the bargaining solution; a limit is the update's, and not its."""
 
 import numpy as np
 
@@ -19,5 +19,4 @@ def nash_mtl(
   max_norm: float | None = 1.0,
 ) -> np.ndarray:
   """Weights [T]."""
-  # The limit is the update's, not the weights'.
   return bargaining.fairness(grads, 1.0)

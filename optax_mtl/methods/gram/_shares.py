@@ -10,14 +10,16 @@ from optax_mtl._step import Step
 
 def check_preference(
   preference: _checks.TaskValues | None, num_tasks: int
-) -> _checks.PerTask | None:
+) -> _checks.TaskArgument | None:
   """The argument as one value a task, or None."""
   if preference is None:
     return None
-  return _checks.per_task(preference, num_tasks, "preference")
+  return _checks.task_argument(preference, num_tasks, "preference")
 
 
-def task_shares(preference: _checks.PerTask | None, step: Step) -> jax.Array:
+def task_shares(
+  preference: _checks.TaskArgument | None, step: Step
+) -> jax.Array:
   """What each task counts: the preference, or 1/T each.
 
   The active tasks share among them what the absent ones leave, in proportion:

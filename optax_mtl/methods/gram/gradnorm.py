@@ -126,7 +126,7 @@ def gradnorm(
   inner = task_optimizer(optimizer, num_tasks)
   given = None
   if initial_losses is not None:
-    given = _checks.per_task(initial_losses, num_tasks, "initial_losses")
+    given = _checks.task_argument(initial_losses, num_tasks, "initial_losses")
 
   def init() -> GradNormMemory:
     dtype = solver_dtype()

@@ -95,7 +95,7 @@ def dtp(
   _checks.check_range("decay", decay, 0, 1, open_high=True)
   by_task = None
   if isinstance(gamma, (Sequence, Mapping)):
-    by_task = _checks.per_task(gamma, num_tasks, "gamma")
+    by_task = _checks.task_argument(gamma, num_tasks, "gamma")
 
   def init() -> DtpMemory:
     return DtpMemory(

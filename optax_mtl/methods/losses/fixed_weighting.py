@@ -49,5 +49,5 @@ def fixed_weighting(
     Vandenhende et al., `Multi-Task Learning for Dense Prediction Tasks: A
     Survey <https://arxiv.org/abs/2004.13379>`_, TPAMI 2021.
   """
-  given = _checks.per_task(weights, num_tasks, "weights")
+  given = _checks.task_argument(weights, num_tasks, "weights")
   return from_step(lambda step: step.only_active(step.given(given)))

@@ -37,7 +37,7 @@ class UncertaintyWeightingMemory(NamedTuple):
 
 def _factors(
   kind: Kinds | None, variant: Variant, num_tasks: int
-) -> _checks.PerTask:
+) -> _checks.TaskArgument:
   """The factor of each task, from `kind` as the user gave it."""
   _checks.check_choice("variant", variant, ("kendall", "liebel"))
   if variant == "liebel":
@@ -63,7 +63,7 @@ def _factors(
     _checks.check_choice("kind", name, tuple(_FACTORS))
   factors = np.asarray([_FACTORS[name] for name in kinds])
   values = _checks.task_vector(factors, num_tasks, "kind")
-  return _checks.PerTask(values, _checks.task_names(kind), "kind")
+  return _checks.TaskArgument(values, _checks.task_names(kind), "kind")
 
 
 def uncertainty_loss(
@@ -199,7 +199,7 @@ def uncertainty_weighting(
   first = initial_log_vars
   if not isinstance(first, (Sequence, Mapping)) and jnp.ndim(first) == 0:
     first = jnp.full((num_tasks,), first, solver_dtype())
-  given = _checks.per_task(first, num_tasks, "initial_log_vars")
+  given = _checks.task_argument(first, num_tasks, "initial_log_vars")
 
   def init() -> UncertaintyWeightingMemory:
     dtype = solver_dtype()

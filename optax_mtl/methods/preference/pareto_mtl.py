@@ -98,23 +98,21 @@ def pareto_mtl(
   constraints alone, along the min-norm point of `{∇G_j : G_j > 0}`, until none
   is violated or `feasibility_steps` are spent. The second descends the losses
   and the constraints that bind, along the min-norm point of
-  `{∇L_i} ∪ {∇G_j : G_j > -ε}`. The
-  switch is made inside jit.
-
-  The paper's first phase comes once. Here a point that leaves its sub-region
-  afterwards goes through it again, with the whole budget: an optimizer with
-  momentum carries nearly every point out, and the second phase, whose steps
-  vanish at the front, does not bring it back. On the paper's toy problem with
-  Adam this leaves all of 8 or 10 points in their own sub-region in place of
-  two; with plain steps of size 1 it changes nothing in that, but the points
-  lie less evenly (hypervolume .289 in place of .291). To wait until the
-  violation is larger or has lasted leaves points outside. `reenter=False` is
-  the paper's rule. The state's `violation` shows where the losses are.
-
-  Since
-  `∇G_j` is a combination of task gradients, all of it is one weight a task:
+  `{∇L_i} ∪ {∇G_j : G_j > -ε}`. The switch is made inside jit. Since `∇G_j` is a
+  combination of task gradients, all of it is one weight a task:
   `α_i = λ_i + Σ_j β_j (u_ji - u_ki)`. These weights may be negative, and have
   no fixed sum.
+
+  The paper's first phase comes once. Here losses that leave the sub-region
+  later go through it again, with the whole budget: the momentum of an
+  optimizer carries nearly every point out, and the second phase, whose steps
+  vanish at the front, does not bring it back. On the paper's toy problem with
+  Adam nearly all of 10 points then end in their own sub-region, and with the
+  paper's rule two or three. With plain steps of size 1 as many points are in
+  their own either way, but lie less evenly (hypervolume .289 in place of .291).
+  Waiting for a larger violation, or for one that lasts, leaves points outside.
+  `reenter=False` is the paper's rule. The state's `violation` shows where the
+  losses are.
 
   The preference is an extra arg of the update, so that `jax.vmap` over
   preferences, and over params and states with them, trains the whole front at
