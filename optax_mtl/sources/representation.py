@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from optax_mtl import _checks, linalg
 from optax_mtl.sources import losses as losses_lib
-from optax_mtl.sources import miscompiled, pullbacks, units
+from optax_mtl.sources import masks, miscompiled, pullbacks, units
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
 
