@@ -1,8 +1,8 @@
 """The toy problem of Pareto MTL (NeurIPS 2019), and where the method fails.
 
 Twenty parameters, two losses with a known concave front, K preferences, 100
-steps of size 1, and the paper's rule that the first phase comes once unless
-said. All preferences and all seeds are trained in one vmapped run.
+steps of size 1, and a first phase that comes once unless said, as in the paper.
+All preferences and seeds are trained in one vmapped run.
 
 The authors' 20 seeds were kind ones: over 400 seeds the method, solved exactly,
 has a hypervolume of .2914 ± .0047 and 9.3 of 10 points in their own region, and
@@ -384,8 +384,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       "Authors': their published code. It takes about 5 CPU s for a set of 10, "
       "and has 13.8 points off the front at K = 50. Its first phase takes a "
       "fifth of the steps.",
-      "Compilation took "
-      f"{sum(r['compile_seconds'] for r in results):.0f} s in all.",
+      f"Compiling took {sum(r['compile_seconds'] for r in results):.0f} s.",
     ],
   )
   _report.write(

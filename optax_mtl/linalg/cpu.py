@@ -12,7 +12,7 @@ takes 2. Everything is well once the operands sit in the cache, so:
   accumulators of a few thousand lanes, which vectorizes and is added up once
   at the end; above, the block's Gram matrix is a small dense product;
 * leaves that fit in the cache are multiplied directly, and tiny ones are first
-  concatenated, a bounded number of columns at a time.
+  stacked, those of one width, a bounded number of columns at a time.
 
 The accumulators also make the result more accurate than one long sum.
 """
@@ -44,9 +44,9 @@ _MAX_LOOPS = 4
 # repacks them.
 _DIRECT = 1 << 19
 
-# Leaves of at most this many columns are concatenated, into groups of at most
-# `_GROUP` columns, which bounds the memory.
-_CONCATENATED = 4096
+# Leaves of at most this many columns are stacked with others of their width, at
+# most `_GROUP` columns at a time, which bounds the memory.
+_STACKED = 4096
 _GROUP = 1 << 16
 
 
@@ -71,26 +71,33 @@ def real_parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _product(block: jax.Array) -> jax.Array:
-  """Gram matrix of one `[T, columns]` block."""
+  """Gram matrix of a block, `[T, columns]` or `[leaves, T, columns]`."""
+  axes = (1,) if block.ndim == 2 else (0, 2)
   return jax.lax.dot_general(
     block,
     block,
-    (((1,), (1,)), ((), ())),
+    ((axes, axes), ((), ())),
     precision="highest",
     preferred_element_type=solver_dtype(),
   )
 
 
-def _groups(tiny: list[jax.Array]) -> list[list[jax.Array]]:
-  """Splits `[T, columns]` arrays into groups of at most `_GROUP` columns."""
-  groups, columns = [], _GROUP
+def _stacks(tiny: Sequence[jax.Array]) -> list[jax.Array]:
+  """`[T, columns]` arrays of one width stacked, `[leaves, T, columns]` each.
+
+  Leaves of a network come in few shapes. To stack them is to copy them one
+  after another; XLA compiles that in a tenth of the time that it takes for
+  putting them side by side.
+  """
+  by_width: dict[int, list[jax.Array]] = {}
   for rows in tiny:
-    if columns + rows.shape[1] > _GROUP:
-      groups.append([])
-      columns = 0
-    groups[-1].append(rows)
-    columns += rows.shape[1]
-  return groups
+    by_width.setdefault(rows.shape[1], []).append(rows)
+  stacks: list[jax.Array] = []
+  for width, same in by_width.items():
+    most = max(1, _GROUP // max(1, width))
+    for start in range(0, len(same), most):
+      stacks.append(jnp.stack(same[start : start + most]))
+  return stacks
 
 
 #: Rows [T, P], and the function that makes them real.
@@ -206,12 +213,12 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
     if whole == size:
       continue
     for rest in real_parts(rows[:, whole:]):
-      if rest.shape[1] <= _CONCATENATED:
+      if rest.shape[1] <= _STACKED:
         tiny.append(rest.astype(solver_dtype()))
       else:
         total = total + _product(rest)
-  for group in _groups(tiny):
-    total = total + _product(jnp.concatenate(group, axis=1))
+  for stack in _stacks(tiny):
+    total = total + _product(stack)
   # A few very large leaves are worth a loop and its compile time each: it
   # reads them in place, where a switch between leaves copies the block.
   own = [x for x in large if x[0].shape[1] >= _OWN_LOOP * columns]

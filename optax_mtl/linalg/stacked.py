@@ -178,38 +178,65 @@ def _combine_leaf(
   leaf: jax.Array, weights: jax.Array, keep: jax.Array | None
 ) -> jax.Array:
   """`sum_t weights[t] * leaf[t]` over the kept rows, in the leaf's dtype."""
+  weights = weights.astype(_at_least_float32(leaf.dtype))
   num_tasks = leaf.shape[0]
-  acc = _at_least_float32(leaf.dtype)
-  weights = weights.astype(acc)
+  tiny = leaf.size <= num_tasks * _COMBINED_BY_CALL
   small = leaf.size <= _SMALL_TREE
-  if num_tasks > _UNROLL and (small or (keep is None and leaf.dtype == acc)):
-    # A product with a vector. On CPU it writes the result twice where the leaf
-    # has more than two axes, which is little beside reading that many tasks.
-    rows = leaf.astype(acc)
-    if keep is not None:
-      mask = keep.reshape((num_tasks,) + (1,) * (leaf.ndim - 1))
-      rows = jnp.where(mask, rows, jnp.zeros((), acc))
-    # XLA compiles code for every product with a vector, but calls a library for
-    # one with a matrix: two equal rows save most of the compile time where
-    # leaves are tiny, and many.
-    tiny = leaf.size <= num_tasks * _COMBINED_BY_CALL
-    left = jnp.stack([weights, weights]) if tiny else weights[None]
-    return jax.lax.dot_general(
-      left,
-      rows,
-      (((1,), (0,)), ((), ())),
-      precision="highest",
-      preferred_element_type=acc,
-    )[0].astype(leaf.dtype)
+  plain = keep is None and leaf.dtype == weights.dtype
+  if num_tasks > _UNROLL and (small or plain):
+    return _combine_by_product(leaf, weights, keep, tiny)
+  if tiny:
+    # One fusion for each of hundreds of tiny leaves compiles for seconds; off
+    # the CPU fusions are merged, and calls are not.
+    return jax.lax.platform_dependent(
+      leaf,
+      weights,
+      cpu=lambda leaf, weights: _combine_by_product(leaf, weights, keep, True),
+      default=lambda leaf, weights: _combine_by_terms(leaf, weights, keep),
+    )
+  return _combine_by_terms(leaf, weights, keep)
 
-  # Written out, the sum is one fusion that reads every row once and selects
-  # as it reads. XLA's CPU backend takes up to 1000 times as long to reduce
-  # over the task axis of a leaf with three axes.
+
+def _combine_by_product(
+  leaf: jax.Array, weights: jax.Array, keep: jax.Array | None, tiny: bool
+) -> jax.Array:
+  """A product with a vector.
+
+  On CPU it writes the result twice where the leaf has more than two axes, which
+  is little beside reading many tasks, or beside compiling.
+  """
+  rows = leaf.astype(weights.dtype)
+  if keep is not None:
+    mask = keep.reshape((-1,) + (1,) * (leaf.ndim - 1))
+    rows = jnp.where(mask, rows, jnp.zeros((), rows.dtype))
+  # XLA compiles code for every product with a vector, but calls a library for
+  # one with a matrix: two equal rows save most of the compile time where leaves
+  # are tiny, and many.
+  left = jnp.stack([weights, weights]) if tiny else weights[None]
+  return jax.lax.dot_general(
+    left,
+    rows,
+    (((1,), (0,)), ((), ())),
+    precision="highest",
+    preferred_element_type=weights.dtype,
+  )[0].astype(leaf.dtype)
+
+
+def _combine_by_terms(
+  leaf: jax.Array, weights: jax.Array, keep: jax.Array | None
+) -> jax.Array:
+  """The sum written out: one fusion, which selects as it reads each row once.
+
+  XLA's CPU backend takes up to 1000 times as long to reduce over the task axis
+  of a leaf with three axes.
+  """
+  num_tasks = leaf.shape[0]
+
   def term(t: int) -> jax.Array:
-    row = leaf[t].astype(acc)
+    row = leaf[t].astype(weights.dtype)
     if keep is not None:
       # By selection: 0 * nan is nan.
-      row = jnp.where(keep[t], row, jnp.zeros((), acc))
+      row = jnp.where(keep[t], row, jnp.zeros((), row.dtype))
     return row * weights[t]
 
   total = term(0)

@@ -121,11 +121,19 @@ def _solve(
   start = (inverse_alpha - 1.0) * jnp.log(lengths) - jnp.log(positive)
   start = jnp.exp(start / (1.0 + inverse_alpha))
   first = measured(jnp.zeros((), jnp.int32), start, start)
-  at = lax.while_loop(
-    lambda at: ~at.done & (at.steps < limit),
-    newton,
-    first._replace(dual=first.goal),
+  first = first._replace(dual=first.goal)
+
+  def step(pair: tuple[_Iterate, _Iterate]) -> tuple[_Iterate, _Iterate]:
+    at, best = newton(pair[0]), pair[1]
+    better = at.roundings < best.roundings
+    return at, jax.tree.map(lambda a, b: jnp.where(better, a, b), at, best)
+
+  # Newton's method may go up on its way; where the matrix is indefinite by its
+  # own rounding it goes up for good, and the best it came by is the answer.
+  at, best = lax.while_loop(
+    lambda pair: ~pair[0].done & (pair[0].steps < limit), step, (first, first)
   )
+  at = best._replace(steps=at.steps, done=at.done)
   x = jnp.where(prepared.present, at.primal, 0.0)
   weights = x / lengths * level ** (-2.0 / (1.0 + inverse_alpha))
   # The combined gradient is nothing but rounding.

@@ -83,3 +83,17 @@ def test_names_and_the_trunk_go_through():
     updates, _ = tx.update(grads, tx.init(params), params, losses=losses)
     np.testing.assert_array_equal(updates["trunk"], [10.0, 2.0])
     np.testing.assert_array_equal(updates["head"], [2.0])
+
+
+def test_names_that_the_source_carries_go_through():
+  """Where no extra arg has any."""
+
+  def loss_fn(params):
+    return {"t2": params[1], "t10": params[0]}
+
+  params = jnp.zeros(2)
+  _, grads = optax_mtl.value_and_task_grads(loss_fn, shared=True)(params)
+  inner = optax_mtl.fixed_weighting(2, {"t2": 2.0, "t10": 10.0})
+  tx = optax_mtl.accumulate(inner, 2, 1)
+  updates, _ = tx.update(grads, tx.init(params), params)
+  np.testing.assert_array_equal(updates, [10.0, 2.0])

@@ -59,7 +59,11 @@ OBSERVED = {
 
 @pytest.mark.parametrize("name", OBSERVED)
 def test_what_is_observed_goes_on(name):
-  """In each step as in the run without `refresh_every`, absences included."""
+  """In each step as in the run without `refresh_every`, absences included.
+
+  A task that is absent at a refresh weighs nothing until the next, also where
+  the rule has a weight for it.
+  """
   plain = harness.case_runs(name)["absent"]
   tx = optax_mtl.refresh_every(harness.build(name), 4)
   got = harness.runner(tx)(harness.cases()["absent"])
@@ -71,6 +75,9 @@ def test_what_is_observed_goes_on(name):
       rtol=1e-5,
       atol=1e-5,
     )
+  active = harness.cases()["absent"].active
+  refreshes = np.arange(harness.NUM_STEPS) // 4 * 4
+  assert (got.weights[~active[refreshes]] == 0).all()
   if name in ("dwa", "dtp"):
     # These weigh by what they observed alone: right at each refresh.
     harness.assert_close(got.weights[::4], plain.weights[::4], 3.0, 1e-5)
