@@ -10,7 +10,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl.linalg import cpu
 
 # Every threshold of the CPU path, from just below to just above.
-_TINY = cpu._CONCATENATED
+_TINY = cpu._STACKED
 
 
 def _shapes(num_tasks):
