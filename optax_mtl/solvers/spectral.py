@@ -174,8 +174,8 @@ def equal_projections(
     >>> from optax_mtl.solvers import spectral
     >>> gradients = jnp.array([[1.0, 0.0], [0.0, 4.0]])
     >>> weights, _ = spectral.equal_projections(gradients @ gradients.T)
-    >>> print((weights @ gradients).round(4))
-    [0.8 0.8]
+    >>> [round(x, 4) for x in (weights @ gradients).tolist()]
+    [0.8, 0.8]
 
   References:
     Liu et al., `Towards Impartial Multi-Task Learning
