@@ -32,8 +32,17 @@ _CASES = {
   "jax.experimental.layout with_layout_constraint": ["layout"],
   "jax.experimental.checkify debug_check": ["check"],
   "jax.core Tracer": ["check"],
-  "jax.extend.core jaxpr_as_fun": ["convolution"],
-  "nothing": ["auto", "explicit", "shard_map", "layout", "convolution"],
+  "jax.extend.core jaxpr_as_fun": ["convolution", "heads"],
+  "jax.extend.core ClosedJaxpr": ["heads"],
+  "jax.extend.core Literal": ["heads"],
+  "nothing": [
+    "auto",
+    "explicit",
+    "shard_map",
+    "layout",
+    "convolution",
+    "heads",
+  ],
 }
 
 _PROGRAM = """
@@ -109,6 +118,17 @@ _PROGRAM = """
   def convolution():
     grads_of = value_and_task_grads(losses, chunk_size=1)
     return error(jax.jit(grads_of)(kernel)[1], jacobian)
+
+  def heads():
+    # Two tasks with a head each: one backward pass, or two.
+    params = {"trunk": 3.0, "heads": [2.0, 5.0]}
+    def two(p):
+      return [p["trunk"] * p["heads"][0], (p["trunk"] * p["heads"][1]) ** 2]
+    grads_of = value_and_task_grads(
+      two, source="implicit", shared={"trunk": True, "heads": False})
+    got = grads_of(params)[1].combine(jnp.array([0.5, -1.0]))
+    want = [3.0, 90.0, 0.5 * 2 - 150]
+    return error(jnp.stack(jax.tree.leaves(got)), np.array(want))
 
   def take(what):
     if what == "axis_context":
