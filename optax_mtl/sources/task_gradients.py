@@ -34,6 +34,8 @@ class TaskGradients(abc.ABC):
       the source or `on_trunk` was told. None: all leaves are.
     heads: "sum" or "weighted": what the leaves outside the trunk get when the
       gradients are combined.
+    present: One bool a task: whether there is such a task in this step, known
+      while tracing. A method takes the others for inactive. None: all are.
   """
 
   at_params: bool = True
@@ -45,6 +47,7 @@ class TaskGradients(abc.ABC):
     names: tuple[str, ...] | None = None,
     shared: Any = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
     _checks.check_choice("heads", heads, ("sum", "weighted"))
@@ -52,11 +55,32 @@ class TaskGradients(abc.ABC):
     self.names = names
     self.shared = shared
     self.heads: Heads = heads
+    self.present = None if present is None or all(present) else present
 
   @property
   @abc.abstractmethod
   def params_like(self) -> Any:
     """A tree of `ShapeDtypeStruct` with the structure of the params."""
+
+  def taking_part(self, active: Any) -> jax.Array | None:
+    """Which tasks take part in a step: those that are active and present.
+
+    Args:
+      active: The extra arg `active=`, or None: all.
+
+    Returns:
+      Array [T] of bool, or None: all.
+
+    Raises:
+      TypeError: `active` is not bool.
+      ValueError: `active` does not hold T bools.
+    """
+    if active is not None:
+      active = _checks.task_mask(active, self.num_tasks, "active")
+    if self.present is None:
+      return active
+    present = jnp.array(self.present)
+    return present if active is None else active & present
 
   def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     """Inner products of the task gradients.
@@ -144,6 +168,8 @@ class TaskGradients(abc.ABC):
         f"{jax.tree.structure(self.params_like)} and "
         f"{jax.tree.structure(other.params_like)}."
       )
+    if self.present != other.present:
+      raise ValueError("Both batches must lack the same tasks, or none.")
     mask = self._choose(None, "shared")
     if mask != other._choose(None, "shared"):
       raise ValueError(
@@ -269,8 +295,8 @@ class TaskGradients(abc.ABC):
     """The Gram matrix's diagonal over the leaves that the mask selects."""
 
   @abc.abstractmethod
-  def _gradient_of(self, task: jax.Array) -> Any:
-    """The gradient of one task, all leaves; `task` a scalar int32."""
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    """The gradient of one task, all leaves; `task` an int or a scalar int32."""
 
   @abc.abstractmethod
   def _combine(
@@ -327,9 +353,12 @@ class StackedTaskGradients(TaskGradients):
     names: tuple[str, ...] | None = None,
     shared: Any = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
-    super().__init__(num_tasks, names=names, shared=shared, heads=heads)
+    super().__init__(
+      num_tasks, names=names, shared=shared, heads=heads, present=present
+    )
     self.tree = tree
 
   @property
@@ -353,7 +382,7 @@ class StackedTaskGradients(TaskGradients):
   def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
     return linalg.squared_norms(masks.pick(mask, self.tree), self.num_tasks)
 
-  def _gradient_of(self, task: jax.Array) -> Any:
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     return masks.row(self.tree, task)
 
   def _combine(
