@@ -228,6 +228,23 @@ def replace_convolutions(
   return new
 
 
+def depends(program: Program) -> list[bool]:
+  """Which leaves that a program returns depend on its argument.
+
+  Calls are taken for dependent in all that they return; all leaves are where it
+  cannot be told.
+  """
+  try:
+    jaxpr = program.closed.jaxpr
+    found = set(map(id, jaxpr.invars))
+    for eqn in jaxpr.eqns:
+      if any(id(v) in found for v in eqn.invars):
+        found.update(map(id, eqn.outvars))
+    return [id(v) in found for v in jaxpr.outvars]
+  except (AttributeError, TypeError):
+    return [True] * program.structure.num_leaves
+
+
 def computes_in(program: Program, dtype: Any) -> bool:
   """Whether a dtype occurs in a program; True if that cannot be told."""
   try:
@@ -279,6 +296,90 @@ def _replace_eqn(eqn: Any, replacement: Callable[..., Any]) -> Any:
   if new is body:
     return eqn
   return eqn.replace(params=eqn.params | {name: new})
+
+
+# --- A vector, entry by entry -------------------------------------------------
+
+
+def entries(program: Program) -> list[Callable[[Any], jax.Array]] | None:
+  """What a program puts together to a vector, each entry by itself.
+
+  Args:
+    program: Of a function that returns an array [T].
+
+  Returns:
+    T functions of the program's argument that return an array [1] each, which
+    compute no more than that entry needs where JAX drops what is not used; None
+    where the vector is computed as one, or where JAX does not let a program be
+    taken apart.
+  """
+  try:
+    functions = _entries_of(program.closed, 0)
+  except (ImportError, AttributeError, TypeError):
+    return None
+  if functions is None:
+    return None
+
+  def of_argument(function: Callable[..., jax.Array]) -> Callable[[Any], Any]:
+    return lambda arg: function(*jax.tree.leaves(arg))
+
+  return [of_argument(function) for function in functions]
+
+
+def _entries_of(
+  closed: Any, number: int
+) -> list[Callable[..., jax.Array]] | None:
+  """The entries of a closed jaxpr's output as functions of its inputs."""
+  from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+
+  jaxpr, consts = closed.jaxpr, closed.consts
+
+  def run(atoms: Sequence[Any]) -> Callable[..., list[jax.Array]]:
+    part = jaxpr.replace(outvars=list(atoms))
+    return jaxpr_as_fun(ClosedJaxpr(part, consts))
+
+  def single(atom: Any) -> Callable[..., jax.Array]:
+    return lambda *args: run([atom])(*args)[0]
+
+  def of_atom(atom: Any) -> list[Callable[..., jax.Array]] | None:
+    if atom.aval.shape == (1,):
+      return [single(atom)]
+    if isinstance(atom, Literal):
+      return None
+    made = [eqn for eqn in jaxpr.eqns if atom in eqn.outvars]
+    if not made:
+      return None
+    (eqn,) = made
+    name, params = eqn.primitive.name, eqn.params
+    if name == "concatenate":
+      parts = [of_atom(v) for v in eqn.invars]
+      return None if None in parts else sum(filter(None, parts), [])
+    if name == "convert_element_type":
+      return _after(of_atom(eqn.invars[0]), params["new_dtype"])
+    if name not in ("jit", "pjit"):
+      return None
+    inner = _entries_of(params["jaxpr"], eqn.outvars.index(atom))
+    return inner and [_behind(run(eqn.invars), entry) for entry in inner]
+
+  return of_atom(jaxpr.outvars[number])
+
+
+def _after(
+  functions: list[Callable[..., jax.Array]] | None, dtype: Any
+) -> list[Callable[..., jax.Array]] | None:
+  """The same functions, with results in another dtype."""
+
+  def converted(function: Callable[..., jax.Array]) -> Callable[..., Any]:
+    return lambda *args: function(*args).astype(dtype)
+
+  return functions and [converted(function) for function in functions]
+
+
+def _behind(
+  first: Callable[..., Sequence[Any]], then: Callable[..., jax.Array]
+) -> Callable[..., jax.Array]:
+  """One function after another."""
+  return lambda *args: then(*first(*args))
 
 
 # --- A backward pass, task by task --------------------------------------------

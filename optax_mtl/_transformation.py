@@ -105,9 +105,8 @@ def as_method(
   ) -> tuple[Any, Any]:
     gradients = as_task_gradients(updates, num_tasks, params)
     named = {"the task gradients": gradients.names}
-    if active is not None:
-      named["active="] = _checks.task_names(active)
-      active = _checks.task_mask(active, num_tasks, "active")
+    named["active="] = _checks.task_names(active)
+    active = gradients.taking_part(active)
     for view in views:
       gradients, active = view.look(gradients, active, extra_args)
     step = Step(name, gradients, active, extra_args)

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
@@ -33,6 +34,8 @@ class TaskGradients(abc.ABC):
       the source or `on_trunk` was told. None: all leaves are.
     heads: "sum" or "weighted": what the leaves outside the trunk get when the
       gradients are combined.
+    present: One bool a task: whether there is such a task in this step, known
+      while tracing. A method takes the others for inactive. None: all are.
   """
 
   at_params: bool = True
@@ -44,6 +47,7 @@ class TaskGradients(abc.ABC):
     names: tuple[str, ...] | None = None,
     shared: Any = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
     _checks.check_choice("heads", heads, ("sum", "weighted"))
@@ -51,11 +55,32 @@ class TaskGradients(abc.ABC):
     self.names = names
     self.shared = shared
     self.heads: Heads = heads
+    self.present = None if present is None or all(present) else present
 
   @property
   @abc.abstractmethod
   def params_like(self) -> Any:
     """A tree of `ShapeDtypeStruct` with the structure of the params."""
+
+  def taking_part(self, active: Any) -> jax.Array | None:
+    """Which tasks take part in a step: those that are active and present.
+
+    Args:
+      active: The extra arg `active=`, or None: all.
+
+    Returns:
+      Array [T] of bool, or None: all.
+
+    Raises:
+      TypeError: `active` is not bool.
+      ValueError: `active` does not hold T bools.
+    """
+    if active is not None:
+      active = _checks.task_mask(active, self.num_tasks, "active")
+    if self.present is None:
+      return active
+    present = jnp.array(self.present)
+    return present if active is None else active & present
 
   def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     """Inner products of the task gradients.
@@ -72,7 +97,42 @@ class TaskGradients(abc.ABC):
       ValueError: `shared` selects no leaf or one outside the trunk, or the Gram
         matrix is not taken over the params' leaves.
     """
-    return self._gram(self._choose(shared, name))
+    return self._gram(self._measured(shared, name))
+
+  def squared_norms(
+    self, shared: Any = None, *, name: str = "shared"
+  ) -> jax.Array:
+    """The diagonal of the Gram matrix, without the cost of the rest.
+
+    Args:
+      shared: Which leaves count, as for `gram`. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      Array [T], float32 (float64 under x64).
+
+    Raises:
+      ValueError: As `gram`.
+    """
+    return self._squared_norms(self._measured(shared, name))
+
+  def gradient_of(self, task: ArrayLike) -> Any:
+    """The gradient of one task.
+
+    One backward pass where gradients are not stored. A traced number that is
+    out of range is clipped, as indices are in JAX.
+
+    Args:
+      task: The task's number, an int or a scalar int array, also while tracing.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of the params.
+
+    Raises:
+      TypeError: `task` is no integer.
+      ValueError: `task` is an int, and there is no such task.
+    """
+    return self._gradient_of(_checks.task_number(task, self.num_tasks))
 
   def cross_gram(self, other: "TaskGradients") -> jax.Array:
     """Inner products with the gradients of another batch, over the trunk.
@@ -108,6 +168,8 @@ class TaskGradients(abc.ABC):
         f"{jax.tree.structure(self.params_like)} and "
         f"{jax.tree.structure(other.params_like)}."
       )
+    if self.present != other.present:
+      raise ValueError("Both batches must lack the same tasks, or none.")
     mask = self._choose(None, "shared")
     if mask != other._choose(None, "shared"):
       raise ValueError(
@@ -212,6 +274,10 @@ class TaskGradients(abc.ABC):
     flags = jax.tree.leaves(mask) if mask is not None else []
     return None if all(flags) else flags
 
+  def _measured(self, shared: Any, name: str) -> list[bool] | None:
+    """Which leaves inner products are taken over; as `_choose`."""
+    return self._choose(shared, name)
+
   def _ones(self, keep: jax.Array | None) -> jax.Array:
     """The weights of a plain sum over the tasks that are kept."""
     if keep is None:
@@ -223,6 +289,14 @@ class TaskGradients(abc.ABC):
   @abc.abstractmethod
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     """The Gram matrix over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    """The Gram matrix's diagonal over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    """The gradient of one task, all leaves; `task` an int or a scalar int32."""
 
   @abc.abstractmethod
   def _combine(
@@ -279,9 +353,12 @@ class StackedTaskGradients(TaskGradients):
     names: tuple[str, ...] | None = None,
     shared: Any = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
-    super().__init__(num_tasks, names=names, shared=shared, heads=heads)
+    super().__init__(
+      num_tasks, names=names, shared=shared, heads=heads, present=present
+    )
     self.tree = tree
 
   @property
@@ -301,6 +378,12 @@ class StackedTaskGradients(TaskGradients):
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     return linalg.gram(masks.pick(mask, self.tree), self.num_tasks)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return linalg.squared_norms(masks.pick(mask, self.tree), self.num_tasks)
+
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    return masks.row(self.tree, task)
 
   def _combine(
     self,

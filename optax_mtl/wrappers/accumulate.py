@@ -101,10 +101,8 @@ def accumulate(
   ) -> tuple[Any, AccumulateState]:
     source = as_task_gradients(updates, num_tasks, params)
     gradients = source.stacked()
-    if active is None:
-      present = jnp.ones((num_tasks,), jnp.bool_)
-    else:
-      present = _checks.task_mask(active, num_tasks, "active")
+    active = source.taking_part(active)
+    present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
 
     def add(total: jax.Array, new: jax.Array) -> jax.Array:
       mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
