@@ -20,9 +20,11 @@ from optax_mtl._step import Step as Step
 from optax_mtl._transformation import Method as Method
 from optax_mtl._transformation import WeightState as WeightState
 from optax_mtl.methods.gram import *
+from optax_mtl.methods.gradients import *
 from optax_mtl.methods.losses import *
 from optax_mtl.methods.preference import *
 from optax_mtl.sources import TaskGradients as TaskGradients
+from optax_mtl.sources import ntk_traces as ntk_traces
 from optax_mtl.sources import (
   value_and_representation_grads as value_and_representation_grads,
 )

@@ -220,6 +220,24 @@ def task_argument(
   return TaskArgument(values, task_names(value), argument)
 
 
+def number_or_task_argument(
+  value: TaskValues, num_tasks: int, argument: str
+) -> TaskArgument:
+  """A task argument for which one number may stand for all tasks.
+
+  Args:
+    value: A number, or one value a task in the forms of `task_argument`.
+    num_tasks: The number of tasks `T`.
+    argument: The argument's name, for errors.
+
+  Returns:
+    The values [T] in the solver's dtype, and the names.
+  """
+  if not isinstance(value, (Sequence, Mapping)) and jnp.ndim(value) == 0:
+    value = jnp.full((num_tasks,), value, solver_dtype())
+  return task_argument(value, num_tasks, argument)
+
+
 def task_names(value: Any) -> tuple[str, ...] | None:
   """The tasks' names, if `value` is a dict: its keys in the rows' order."""
   if not isinstance(value, Mapping):

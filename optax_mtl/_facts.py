@@ -1,6 +1,6 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,11 +22,12 @@ class Facts(NamedTuple):
       them.
     optional: Extra args that it uses if they are there.
     gram: Whether it asks for inner products of the gradients: their Gram
-      matrix, the one across two batches, or their lengths; else a step costs
-      one backward pass with the implicit source.
+      matrix, the one across two batches, or their lengths, or other numbers of
+      each; else a step costs one backward pass with the implicit source.
     stacked: Whether it asks for the gradients themselves, all of them.
     weights: Whether it has weights.
-    norms: Whether all that it asks of the inner products are the lengths.
+    norms: Whether all that it asks of the inner products are the lengths, or
+      other numbers of each gradient by itself.
     single: Whether it asks for the gradient of single tasks.
   """
 
@@ -55,6 +56,16 @@ class _Watched(StackedTaskGradients):
   ) -> jax.Array:
     self.seen.add("norms")
     return super().squared_norms(shared, name=name)
+
+  def map_gradients(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    shared: Any = None,
+    *,
+    name: str = "shared",
+  ) -> Any:
+    self.seen.add("norms")
+    return super().map_gradients(fun, shared, name=name)
 
   def gradient_of(self, task: ArrayLike) -> Any:
     self.seen.add("single")

@@ -37,9 +37,13 @@ ORDER = (2, 0, 1)
 OWN = {name: _registry.METHODS.pop(name) for name in own_methods.NAMES}
 PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
-#: The package's methods, all of which weigh, and all methods that weigh.
+#: The package's methods; all that weigh, and all that make their update from the
+#: gradients themselves.
 NAMES = sorted(PACKAGE)
-WEIGHING = NAMES + ["famo", "modo"]
+WEIGHING = [n for n in NAMES if PACKAGE[n].info.room != "gradients"]
+WEIGHING += ["famo", "modo"]
+UPDATING = [n for n in NAMES if PACKAGE[n].info.room == "gradients"]
+UPDATING += ["graddrop"]
 
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.
@@ -49,10 +53,11 @@ KINDS = {
   "gram, key": "pcgrad",
   "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "update": "graddrop",
+  "update, stacked": "graddrop",
+  "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())
-weighing_kinds = [name for name in every_kind if name != "graddrop"]
+weighing_kinds = [name for name in every_kind if name not in UPDATING]
 
 #: Leaf path -> shape. A scalar is among them, and a leaf of several axes.
 _SHAPES = {"head": (2,), "trunk": {"bias": (), "kernel": (2, 5)}}
@@ -115,6 +120,7 @@ def extra_args(
     "preference": np.tile([1.0, 2.0, 2.0][:num_tasks], (num_steps, 1)),
     # After a step the losses of its batch are lower by up to a fifth.
     "previous_losses": losses * rng.uniform(0.8, 1.0, shape),
+    "traces": 1 + losses**2,
   }
 
 
@@ -361,16 +367,21 @@ def limited(name: str, weights: np.ndarray, grads: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def expected_weights(name: str, case: str, tasks: tuple[int, ...]) -> Any:
-  """The weights that the reference applies in a case, for some of the tasks."""
+def referred(name: str, case: str, tasks: tuple[int, ...]) -> Any:
+  """What the reference returns in a case, for some of the tasks."""
   some = tasks_of(cases()[case], tasks)
-  grads = flat(some.grads, 2)
   references = REFERENCES | own_methods.REFERENCES
   extra = some.extra | {"second_grads": flat(some.second, 2)}
-  weights = references[name](
-    len(tasks), grads, extra, **info(name).example(tasks)
+  return references[name](
+    len(tasks), flat(some.grads, 2), extra, **info(name).example(tasks)
   )
-  return limited(name, weights, grads)
+
+
+@functools.cache
+def expected_weights(name: str, case: str, tasks: tuple[int, ...]) -> Any:
+  """The weights that the reference applies in a case, for some of the tasks."""
+  grads = flat(tasks_of(cases()[case], tasks).grads, 2)
+  return limited(name, referred(name, case, tasks), grads)
 
 
 def registered(function: Any, **row: Any) -> Any:

@@ -18,6 +18,11 @@ EXPECTED = {
   "gradnorm": Facts(("losses",), (), True, False, True, norms=True),
   "mgda": Facts((), (), True, False, True),
   "pareto_mtl": Facts(("preference", "losses"), (), True, False, True),
+  "norm_balance": Facts((), (), True, False, True, norms=True),
+  "lr_annealing": Facts((), (), True, False, True, norms=True),
+  "db_pinn": Facts(("losses",), (), True, False, True, norms=True),
+  "ntk_weighting": Facts(("traces",), (), False, False, True),
+  "bloop": Facts((), (), False, False, False, single=True),
   "graddrop": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
@@ -42,7 +47,7 @@ def test_the_room_is_what_is_read(name):
   if room == "gram":
     assert facts.gram and not facts.stacked
   if room == "gradients":
-    assert facts.stacked
+    assert facts.stacked or facts.single
   assert (room == "preference") == ("preference" in facts.needs)
   known = {
     field

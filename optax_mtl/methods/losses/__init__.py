@@ -8,6 +8,9 @@ from optax_mtl.methods.losses.equal_weighting import (
 from optax_mtl.methods.losses.fixed_weighting import (
   fixed_weighting as fixed_weighting,
 )
+from optax_mtl.methods.losses.ntk_weighting import (
+  ntk_weighting as ntk_weighting,
+)
 from optax_mtl.methods.losses.uncertainty_weighting import (
   uncertainty_loss as uncertainty_loss,
 )
