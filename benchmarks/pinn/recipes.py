@@ -1,6 +1,7 @@
 """How each method is set up for a physics-informed problem."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,11 @@ _SPECIAL: Mapping[str, Callable[[_Build, int, int], Any]] = {
     build(num_tasks, **optax_mtl.NORM_BALANCE_SETTINGS["jaxpi"]),
     max(1, steps // _REFRESHES),
   ),
-  "lr_annealing": lambda build, num_tasks, steps: build(
-    num_tasks, reference=RESIDUAL
+  "lr_annealing": lambda build, num_tasks, steps: optax_mtl.refresh_every(
+    build(num_tasks, RESIDUAL), 10
   ),
-  "db_pinn": lambda build, num_tasks, steps: build(
-    num_tasks, reference=RESIDUAL
+  "db_pinn": lambda build, num_tasks, steps: optax_mtl.refresh_every(
+    build(num_tasks, RESIDUAL), 100
   ),
   "mgda, l2": lambda build, num_tasks, steps: build(num_tasks, normalize="l2"),
   "dwa": lambda build, num_tasks, steps: build(num_tasks, steps_per_epoch=100),
@@ -91,7 +92,8 @@ def recipe(label: str, problem: Problem, steps: int) -> Recipe | None:
     return Recipe(
       label,
       lambda _: optax_mtl.equal_weighting(num_tasks),
-      optimizer=optax.contrib.muon,
+      # Steps as large as those of Adam, as the authors advise.
+      optimizer=partial(optax.contrib.muon, consistent_rms=0.2),
     )
   if label == SWEEP:
     return Recipe(
@@ -106,6 +108,8 @@ def recipe(label: str, problem: Problem, steps: int) -> Recipe | None:
   return Recipe(
     label,
     lambda _: make(build, num_tasks, steps),
+    # M-ConFIG is an optimizer itself.
+    optimizer=optax.sgd if label == "m_config" else optax.adam,
     traces_every=100 if label == "ntk_weighting" else 0,
     source="implicit" if label == "m_config" else "stacked",
   )

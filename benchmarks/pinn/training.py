@@ -4,6 +4,7 @@ import dataclasses
 import operator
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -70,8 +71,9 @@ class Run:
     steps: [E], the step of each evaluation; steps beyond those asked for are
       there where a method is so cheap that it had time left.
     errors: [N, S, E], relative L2 errors.
-    losses: [N, S, E, T], training losses, averaged between evaluations.
-    weights: [N, S, E, T], the method's weights, likewise.
+    losses: [N, S, E, T], on points that are not those of the steps.
+    weights: [N, S, E, T], the method's weights, averaged between evaluations;
+      NaN where it has none.
     field: [points, ...], the first variant's values at the steps that were
       asked for, of the seed with the median error.
     scalars: [N, S], for each scalar that is trained beside the network.
@@ -139,33 +141,22 @@ def common_leaves(
     differs = both
 
 
-def _losses_and_grads(problem: Problem, source: str) -> Callable[..., Any]:
-  """`(params, {name: points}) -> ({name: loss}, gradients)`."""
-  return optax_mtl.value_and_task_grads(
-    lambda params, batches: {
-      name: problem.loss(name, params, points)
-      for name, points in batches.items()
-    },
-    source=source,
-  )
-
-
-def _mean_traces(
+def _traces(
   problem: Problem, params: Params, batches: Any
 ) -> dict[str, jax.Array]:
   """The traces of the terms' tangent kernels, over the number of points."""
 
-  def squares(name: str, point: jax.Array) -> jax.Array:
-    jacobian = jax.jacrev(
-      lambda params: problem.residuals(name, params, point[None])
-    )(params)
-    return optax.tree.norm(jacobian, squared=True)
+  def residual(name: str, params: Params, point: jax.Array) -> jax.Array:
+    # The loss is the mean of its square.
+    root = problem.terms[name].scale ** 0.5
+    return root * problem.residuals(name, params, point[None])
 
-  return {
-    name: problem.terms[name].scale
-    * jnp.mean(jax.vmap(lambda point, name=name: squares(name, point))(points))
-    for name, points in batches.items()
-  }
+  return optax_mtl.ntk_traces(
+    {name: partial(residual, name) for name in batches},
+    params,
+    batches,
+    reduction="mean",
+  )
 
 
 def train(
@@ -193,7 +184,10 @@ def train(
     The `Run`.
   """
   num_points, num_seeds = len(recipe.points), settings.num_seeds
-  losses_and_grads = _losses_and_grads(problem, recipe.source)
+  losses_and_grads = optax_mtl.value_and_task_batch_grads(
+    {name: partial(problem.loss, name) for name in problem.task_names},
+    source=recipe.source,
+  )
 
   def transformation(point: jax.Array) -> optax.GradientTransformation:
     return optax.chain(recipe.build(point), recipe.optimizer(settings.rate))
@@ -202,6 +196,9 @@ def train(
     params = problem.init(key)
     traces = dict.fromkeys(problem.task_names, jnp.ones((), jnp.float32))
     return params, transformation(point).init(params), traces
+
+  # Of a method that has none.
+  none = jnp.full((problem.num_tasks,), jnp.nan)
 
   def step(
     carry: Any, point: jax.Array, key: jax.Array, index: jax.Array
@@ -213,13 +210,13 @@ def train(
     if recipe.traces_every:
       traces = jax.lax.cond(
         index % recipe.traces_every == 0,
-        lambda: _mean_traces(problem, params, batches),
+        lambda: _traces(problem, params, batches),
         lambda: traces,
       )
       extra["traces"] = traces
     updates, state = transformation(point).update(grads, state, params, **extra)
-    seen = jnp.stack(jax.tree.leaves(losses)), optax.tree.get(state, "weights")
-    return (optax.apply_updates(params, updates), state, traces), seen
+    weights = optax.tree.get(state, "weights", none)
+    return (optax.apply_updates(params, updates), state, traces), weights
 
   keys = jnp.tile(jax.random.split(jax.random.key(0), num_seeds), num_points)
   points = jnp.repeat(
@@ -238,27 +235,38 @@ def train(
       carry,
       indices,
     )
-    return carry, jax.tree.map(lambda x: jnp.mean(x, axis=0), seen)
+    return carry, jnp.mean(seen, axis=0)
 
   carry = jax.jit(jax.vmap(init, out_axes=axes))(keys, points)
   start = time.perf_counter()
   compiled = jax.jit(chunk, donate_argnums=0).lower(carry, 0).compile()
   compile_seconds = time.perf_counter() - start
-  evaluate = jax.jit(jax.vmap(problem.error))
 
-  seen: list[Any] = []
+  @jax.jit
+  @jax.vmap
+  def evaluate(params: Params) -> tuple[jax.Array, jax.Array]:
+    # Here and not in the steps, so that no method pays for losses that it does
+    # not read. The points are the same for all.
+    batches = problem.sample(jax.random.key(1))
+    losses = [problem.loss(name, params, batches[name]) for name in batches]
+    return problem.error(params), jnp.stack(losses)
+
+  weights: list[np.ndarray] = []
   errors: list[np.ndarray] = []
+  losses: list[np.ndarray] = []
   times: list[float] = []
   field = np.zeros(0)
   least = num_chunks = max(1, settings.steps // settings.eval_every)
   index = 0
   while index < num_chunks:
     start = time.perf_counter()
-    carry, means = compiled(carry, index * settings.eval_every)
+    carry, mean_weights = compiled(carry, index * settings.eval_every)
     jax.block_until_ready(carry)
     times.append(time.perf_counter() - start)
-    seen.append(jax.device_get(means))
-    errors.append(np.asarray(evaluate(carry[0])))
+    weights.append(np.asarray(mean_weights))
+    error, loss = jax.device_get(evaluate(carry[0]))
+    errors.append(error)
+    losses.append(loss)
     index += 1
     if index == least:
       of_seeds = np.nan_to_num(errors[-1][:num_seeds], nan=np.inf)
@@ -274,7 +282,6 @@ def train(
     stacked = np.stack(arrays, axis=1)
     return stacked.reshape(num_points, num_seeds, *stacked.shape[1:])
 
-  losses, weights = zip(*seen, strict=True)
   return Run(
     steps=settings.eval_every * np.arange(1, num_chunks + 1),
     errors=by_model(errors),

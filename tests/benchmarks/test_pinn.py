@@ -1,5 +1,6 @@
 """The physics-informed problems: references, terms, and short trainings."""
 
+import dataclasses
 import functools
 import json
 
@@ -9,11 +10,19 @@ import numpy as np
 import pytest
 
 import optax_mtl
-from benchmarks.pinn import compare, derivatives, recipes, report, training
+from benchmarks.pinn import (
+  compare,
+  derivatives,
+  network,
+  recipes,
+  report,
+  training,
+)
 from benchmarks.pinn.problem import RESIDUAL
-from benchmarks.pinn.problems import PROBLEMS, cavity
-from benchmarks.pinn.problems import helmholtz as helmholtz_module
-from benchmarks.pinn.problems import klein_gordon as klein_gordon_module
+from benchmarks.pinn.problems import PROBLEMS
+from benchmarks.pinn.problems.cavity import residuals as navier_stokes
+from benchmarks.pinn.problems.helmholtz import exact as helmholtz_wave
+from benchmarks.pinn.problems.klein_gordon import exact as klein_gordon_wave
 from benchmarks.pinn.references import allen_cahn, burgers
 from benchmarks.pinn.references import cavity as cavity_flow
 
@@ -120,10 +129,10 @@ def test_residuals_of_exact_solutions_vanish(x64):
   square = inside((-1, -1), (1, 1))
   # Second derivatives of waves of numbers up to 4π: values of some 160, and
   # roundings of that.
-  found = residuals("helmholtz", helmholtz_module.exact, square)
+  found = residuals("helmholtz", helmholtz_wave, square)
   assert abs(found).max() < 1e-11
   unit = inside((0, 0), (1, 1))
-  found = residuals("klein_gordon", klein_gordon_module.exact, unit)
+  found = residuals("klein_gordon", klein_gordon_wave, unit)
   assert abs(found).max() < 1e-11
   # Terms of size c = 100, which cancel.
   found = residuals(
@@ -143,8 +152,8 @@ def test_residuals_of_exact_solutions_vanish(x64):
 def test_conditions_of_exact_solutions_vanish(x64):
   """At points drawn in float32, hence to its roundings."""
   fields = {
-    "helmholtz": helmholtz_module.exact,
-    "klein_gordon": klein_gordon_module.exact,
+    "helmholtz": helmholtz_wave,
+    "klein_gordon": klein_gordon_wave,
     "burgers": lambda p: burgers.solution(p[:, 0], p[:, 1], xp=jnp),
     "advection": lambda p: jnp.sin(p[:, 1] - 100 * p[:, 0]),
   }
@@ -189,7 +198,7 @@ def test_cavity_residuals_of_kovasznays_flow_vanish(x64):
     v = rate / (2 * jnp.pi) * decay * jnp.sin(2 * jnp.pi * y)
     return jnp.stack([u, v, -(decay**2) / 2], axis=1)
 
-  found = cavity.residuals(flow, {}, inside((0, 0), (1, 1)))
+  found = navier_stokes(flow, {}, inside((0, 0), (1, 1)))
   assert found.shape == (60,)
   # Terms of size 1 and less.
   assert abs(found).max() < 1e-13
@@ -223,9 +232,8 @@ def test_unknown_viscosity_is_the_one_of_the_equation(x64):
 def test_derivatives_agree(x64):
   """Of a network with an angle as input, as advection has it."""
   problem = problem_named("advection")
-  params = jax.tree.map(
-    lambda leaf: leaf.astype(jnp.float64), problem.init(jax.random.key(0))
-  )
+  small = network.init([3, 4, 1])(jax.random.key(0))
+  params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), small)
   field = functools.partial(problem.predict, params)
   points = inside((0, 0), (1, 6), 5)
   expected = derivatives.second(field, points, 1, "reverse")
@@ -282,7 +290,15 @@ def compared(tmp_path_factory):
   """A short training of two methods, and what it wrote."""
   out = tmp_path_factory.mktemp("pinn")
   argv = ["--steps", "4", "--seeds", "2", "--methods", "mgda"]
-  with jax.numpy_dtype_promotion("standard"):
+  # A small network: compiling is what takes the time.
+  small = dataclasses.replace(
+    problem_named("helmholtz"), init=network.init([2, 4, 1])
+  )
+  with (
+    jax.numpy_dtype_promotion("standard"),
+    pytest.MonkeyPatch.context() as patch,
+  ):
+    patch.setattr(compare, "PROBLEMS", {"helmholtz": lambda: small})
     assert compare.main([*argv, "--out", str(out), "--markdown"]) == 0
   return out, argv
 

@@ -41,6 +41,9 @@ def solution(
   )
   times, places = xp.broadcast_arrays(times, places)
   spread = 2 * xp.sqrt(viscosity * times)
+  z, weights = (
+    values.reshape((1,) * times.ndim + (-1,)) for values in (z, weights)
+  )
   y = places[..., None] - spread[..., None] * z
   exponent = -xp.cos(np.pi * y) / (2 * np.pi * viscosity)
   # The common factor cancels; without it the exponential overflows for small

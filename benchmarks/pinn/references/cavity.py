@@ -41,10 +41,11 @@ def _line(n: int) -> _Line:
   return _Line(nodes, np.linalg.inv(np.concatenate(rows)))
 
 
-# At the upper corners the velocity jumps from 1 at the lid to 0 at the wall. The
-# slow flow between two such walls is known (Taylor 1962); what is left without
-# it is smooth enough for polynomials. With `a` and `b` the distances from wall
-# and lid and `θ` the angle from the lid it is `B b + (C a + D b) θ`.
+# At the upper corners the velocity jumps from 1 at the lid to 0 at the wall.
+# The slow flow between two such walls is known (Taylor 1962); what is left
+# without it is smooth enough for polynomials. With `a` and `b` the distances
+# from wall and lid and `θ` the angle from the lid it is
+# `B b + (C a + D b) θ`.
 _C = -1 / (1 - np.pi**2 / 4)
 _D = _C * np.pi / 2
 _B = -_D * np.pi / 2
@@ -143,9 +144,9 @@ def flow(reynolds: float = 100.0, n: int = 24) -> Flow:
   """The steady flow under a lid that moves with speed 1.
 
   `ψ_y ∂_x Δψ - ψ_x ∂_y Δψ = Δ²ψ / R` with `u = ψ_y`, `v = -ψ_x`, both zero at
-  the walls but for `u = 1` at the lid. With a polynomial `φ` that vanishes there
-  with its slopes, in integrals, `Δψ (ψ_x φ_y - ψ_y φ_x) = Δψ Δφ / R`: that is
-  solved by Newton's method from the slow flow.
+  the walls but for `u = 1` at the lid. With a polynomial `φ` that vanishes
+  there with its slopes, in integrals, `Δψ (ψ_x φ_y - ψ_y φ_x) = Δψ Δφ / R`:
+  that is solved by Newton's method from the slow flow.
 
   Args:
     reynolds: By the side and the lid's speed.
