@@ -12,6 +12,7 @@ from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
 from optax_mtl.methods._reference_task import (
+  all_but,
   check_reference_task,
   reference_task,
 )
@@ -124,12 +125,11 @@ def bloop(
     row = reference_task(main, step, "main")
     there = step.active[row]
     weights = step.given(given).astype(solver_dtype())
-    others = step.only_active(
-      jnp.where(jnp.arange(num_tasks) == row, jnp.zeros_like(weights), weights)
-    )
+    others = all_but(row, step)
+    weights = jnp.where(others, weights, jnp.zeros_like(weights))
     # All leaves get these weights: of the heads' nothing is used.
     auxiliary = step.gradients.combine(
-      others, head_weights=others, keep=_without(step, row)
+      weights, head_weights=weights, keep=others
     )
     gradient = jax.tree.map(
       lambda leaf: jnp.where(there, _wide(leaf), jnp.zeros_like(_wide(leaf))),
@@ -162,11 +162,6 @@ def bloop(
     return new, BloopMemory(average, known)
 
   return UpdateRule(update, init)
-
-
-def _without(step: Step, row: int) -> jax.Array:
-  """The tasks that take part, but for one: array [T] of bool."""
-  return step.active & (jnp.arange(step.num_tasks) != row)
 
 
 def _projection(
