@@ -37,8 +37,8 @@ ORDER = (2, 0, 1)
 OWN = {name: _registry.METHODS.pop(name) for name in own_methods.NAMES}
 PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
-#: The package's methods; all that weigh, and all that make their update from the
-#: gradients themselves.
+#: The package's methods; all that weigh, and all that make their update from
+#: the gradients themselves.
 NAMES = sorted(PACKAGE)
 WEIGHING = [n for n in NAMES if PACKAGE[n].info.room != "gradients"]
 WEIGHING += ["famo", "modo"]

@@ -1,8 +1,8 @@
 """What a method that makes its update from the gradients themselves keeps to.
 
 `graddrop` is the test's own, with the gradients of all tasks; those of the
-package have references. As for weight rules, all is read off one vmapped program
-of fifteen runs.
+package have references. As for weight rules, all is read off one vmapped
+program of fifteen runs.
 """
 
 import pickle

@@ -276,7 +276,9 @@ def together(txs, grads, **extra):
 
     return jax.lax.scan(one, tx.init(params), data)[1]
 
-  whole = jax.jit(lambda data: {name: run(tx, data) for name, tx in txs.items()})
+  whole = jax.jit(
+    lambda data: {name: run(tx, data) for name, tx in txs.items()}
+  )
   return whole((grads, extra))
 
 

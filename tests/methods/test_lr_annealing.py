@@ -113,7 +113,10 @@ def test_where_there_is_no_ratio():
 def test_at_a_representation():
   """The entries are those of the gradients at the representation."""
   x, params = jnp.arange(1.0, 4.0), {"w": jnp.array([[2.0, 1.0, 0.5]] * 2)}
-  losses = lambda params, z: [4 * z[0] - 2 * z[1], z[0] * z[1]]
+
+  def losses(params, z):
+    return [4 * z[0] - 2 * z[1], z[0] * z[1]]
+
   source = optax_mtl.value_and_representation_grads(
     lambda params: params["w"] @ x, losses
   )

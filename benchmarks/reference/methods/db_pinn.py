@@ -30,9 +30,7 @@ def db_pinn(
   for step, (g, losses) in enumerate(zip(grads, extra["losses"], strict=True)):
     if statistic == "mean":
       largest = np.abs(g[reference]).max()
-      ratios = [
-        largest / np.abs(weights[i] * g[i]).mean() for i in conditions
-      ]
+      ratios = [largest / np.abs(weights[i] * g[i]).mean() for i in conditions]
     else:
       ratios = [
         spread(g[reference], statistic) / spread(g[i], statistic)

@@ -118,7 +118,9 @@ def bloop(
   )
 
   def init(params: Any) -> BloopMemory:
-    zeros = jax.tree.map(lambda p: jnp.zeros_like(_wide(jnp.asarray(p))), params)
+    zeros = jax.tree.map(
+      lambda p: jnp.zeros_like(_wide(jnp.asarray(p))), params
+    )
     return BloopMemory(zeros, jnp.zeros((), jnp.bool_))
 
   def update(step: Step, memory: BloopMemory) -> tuple[Any, BloopMemory]:
