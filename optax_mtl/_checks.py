@@ -73,6 +73,17 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     )
 
 
+def check_int(name: str, value: Any, low: int, high: int) -> None:
+  """Raises unless the value is a Python int from `low` to `high`."""
+  if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    raise TypeError(
+      f"{name} must be a Python int, got {type(value).__name__}. It fixes "
+      f"shapes, so it cannot be traced: under `optax.inject_hyperparams` add "
+      f"{name!r} to static_args."
+    )
+  check_range(name, value, low, high)
+
+
 def stack_scalars(value: Any, name: str) -> jax.Array:
   """One array [T] from an array [T], a sequence or a dict of scalars.
 
@@ -188,6 +199,15 @@ def task_argument(
   """
   values = task_vector(value, num_tasks, argument)
   return TaskArgument(values, task_names(value), argument)
+
+
+def number_or_task_argument(
+  value: TaskValues, num_tasks: int, argument: str
+) -> TaskArgument:
+  """As `task_argument`, where one number stands for the same for each task."""
+  if not isinstance(value, (Sequence, Mapping)) and jnp.ndim(value) == 0:
+    value = jnp.full((num_tasks,), value, solver_dtype())
+  return task_argument(value, num_tasks, argument)
 
 
 def task_names(value: Any) -> tuple[str, ...] | None:

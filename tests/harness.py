@@ -39,7 +39,7 @@ PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
 #: The package's methods, all of which weigh, and all methods that weigh.
 NAMES = sorted(PACKAGE)
-WEIGHING = NAMES + ["famo", "modo"]
+WEIGHING = NAMES + ["even_fall", "modo"]
 
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.

@@ -20,6 +20,9 @@ EXPECTED = {
   "pareto_mtl": Facts(("preference", "losses"), (), True, False, True),
   "graddrop": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
+  "relobralo": Facts(("losses",), (), False, False, True),
+  "softadapt": Facts(("losses",), (), False, False, True),
+  "even_fall": Facts(("losses",), ("previous_losses",), False, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
 }
 
