@@ -184,6 +184,8 @@ def _state(function: Any) -> str:
 
 
 def _passes(facts: optax_mtl.Facts) -> str:
+  if facts.norms:
+    return "T for the gradients' lengths; 1 for the update"
   if facts.gram:
     return (
       "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"

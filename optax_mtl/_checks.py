@@ -145,6 +145,34 @@ def stack_scalars(value: Any, name: str) -> jax.Array:
   return jnp.stack([array.astype(dtype) for array in arrays])
 
 
+def task_number(value: Any, num_tasks: int) -> jax.Array:
+  """The number of one task as a scalar int32; traced ones are clipped.
+
+  Args:
+    value: An int, or a scalar int array.
+    num_tasks: The number of tasks `T`.
+
+  Returns:
+    A scalar int32 from 0 to T - 1.
+
+  Raises:
+    TypeError: It is no integer, or no scalar.
+    ValueError: It is an int outside of that range.
+  """
+  array = jnp.asarray(value)
+  if not jnp.issubdtype(array.dtype, jnp.integer) or array.ndim:
+    raise TypeError(
+      "task must be a scalar int, the number of one task, got "
+      f"{array.dtype}{list(array.shape)}."
+    )
+  if is_python_number(value) and not 0 <= value < num_tasks:
+    raise ValueError(
+      f"task must lie in [0, {num_tasks - 1}], one of the {num_tasks} tasks, "
+      f"got {value}."
+    )
+  return jnp.clip(array, 0, num_tasks - 1).astype(jnp.int32)
+
+
 def task_vector(value: Any, num_tasks: int, name: str) -> jax.Array:
   """A per-task argument as an array [num_tasks] in the solver's dtype."""
   array = stack_scalars(value, name)

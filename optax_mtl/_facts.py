@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import (
@@ -24,10 +25,13 @@ class Facts(NamedTuple):
     needs: Extra args that it cannot do without, in the order in which it reads
       them.
     optional: Extra args that it uses if they are there.
-    gram: Whether it asks for the Gram matrix, or the one across two batches;
-      else a step costs one backward pass with the implicit source.
-    stacked: Whether it asks for the gradients themselves.
+    gram: Whether it asks for inner products of the gradients: their Gram
+      matrix, the one across two batches, or their lengths; else a step costs
+      one backward pass with the implicit source.
+    stacked: Whether it asks for the gradients themselves, all of them.
     weights: Whether it has weights.
+    norms: Whether all that it asks of the inner products are the lengths.
+    single: Whether it asks for the gradient of single tasks.
   """
 
   needs: tuple[str, ...]
@@ -35,6 +39,8 @@ class Facts(NamedTuple):
   gram: bool
   stacked: bool
   weights: bool
+  norms: bool = False
+  single: bool = False
 
 
 class _Watched(StackedTaskGradients):
@@ -47,6 +53,16 @@ class _Watched(StackedTaskGradients):
   def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     self.seen.add("gram")
     return super().gram(shared, name=name)
+
+  def squared_norms(
+    self, shared: Any = None, *, name: str = "shared"
+  ) -> jax.Array:
+    self.seen.add("norms")
+    return super().squared_norms(shared, name=name)
+
+  def gradient_of(self, task: ArrayLike) -> Any:
+    self.seen.add("single")
+    return super().gradient_of(task)
 
   def cross_gram(self, other: TaskGradients) -> jax.Array:
     self.seen.add("gram")
@@ -115,7 +131,9 @@ def facts(
   return Facts(
     needs=tuple(given),
     optional=tuple(sorted(watched.asked - given.keys())),
-    gram="gram" in gradients.seen,
+    gram=bool({"gram", "norms"} & gradients.seen),
     stacked="stacked" in gradients.seen,
     weights=not isinstance(rule, UpdateRule),
+    norms="norms" in gradients.seen and "gram" not in gradients.seen,
+    single="single" in gradients.seen,
   )

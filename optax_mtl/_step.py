@@ -236,6 +236,22 @@ class Step:
     gram = self.gradients.gram(leaves, name=name)
     return self._both_active(_jax_internals.column_major(gram))
 
+  def norms(self, leaves: Any = None, name: str = "leaves") -> jax.Array:
+    """The lengths of the gradients [T], with 0 for tasks that take no part.
+
+    Without what the rest of the Gram matrix costs: with the implicit source T
+    backward passes, and none forward.
+
+    Args:
+      leaves: Which leaves to take them over, as for `gram`.
+      name: What to call `leaves` in an error.
+
+    Returns:
+      Array [T] in the solver's dtype.
+    """
+    squares = self.gradients.squared_norms(leaves, name=name)
+    return jnp.sqrt(self.only_active(squares))
+
   def cross_gram(self) -> jax.Array:
     """Products with the second batch's gradients, [T, T], 0 where absent.
 

@@ -6,6 +6,7 @@ from optax_mtl.linalg.stacked import (
   finite,
   gram,
   project,
+  squared_norms,
   tree_finite,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
   "finite",
   "gram",
   "project",
+  "squared_norms",
   "tree_finite",
 ]

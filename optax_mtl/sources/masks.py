@@ -56,6 +56,13 @@ def pick(mask: Sequence[bool] | None, tree: Any) -> list[Any]:
   return [leaf for leaf, keep in zip(leaves, mask, strict=True) if keep]
 
 
+def row(tree: Any, task: jax.Array) -> Any:
+  """One task's leaves of a tree with leaves [T, ...], by its number."""
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, task, keepdims=False), tree
+  )
+
+
 def merge(mask: Sequence[bool], trunk: Sequence[Any], tree: Any) -> Any:
   """The tree, with the leaves that the mask selects taken from `trunk`."""
   leaves, structure = jax.tree.flatten(tree)

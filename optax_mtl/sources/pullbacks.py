@@ -107,6 +107,11 @@ def pull_back(
   return jax.tree.map(lambda sum, leaf: sum.astype(leaf.dtype), total, first)
 
 
+def _square(leaves: list[jax.Array]) -> jax.Array:
+  """The squared length of one gradient."""
+  return linalg.squared_norms([leaf[None] for leaf in leaves], 1)[0]
+
+
 class PullbackTaskGradients(TaskGradients):
   """Task gradients that are never stored.
 
@@ -176,6 +181,12 @@ class PullbackTaskGradients(TaskGradients):
     # drops the part that runs through the trunk.
     heads = pull_back(self.pullback, head_weights, dtype)
     return masks.merge(mask, masks.pick(mask, trunk), heads)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return self._map_rows(_square, mask)
+
+  def _gradient_of(self, task: jax.Array) -> Any:
+    return self.pullback(masks.row(unit_cotangents(self.losses_like), task))
 
   def _map_rows(
     self,

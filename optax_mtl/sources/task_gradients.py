@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
@@ -72,7 +73,42 @@ class TaskGradients(abc.ABC):
       ValueError: `shared` selects no leaf or one outside the trunk, or the Gram
         matrix is not taken over the params' leaves.
     """
-    return self._gram(self._choose(shared, name))
+    return self._gram(self._measured(shared, name))
+
+  def squared_norms(
+    self, shared: Any = None, *, name: str = "shared"
+  ) -> jax.Array:
+    """The diagonal of the Gram matrix, without the cost of the rest.
+
+    Args:
+      shared: Which leaves count, as for `gram`. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      Array [T], float32 (float64 under x64).
+
+    Raises:
+      ValueError: As `gram`.
+    """
+    return self._squared_norms(self._measured(shared, name))
+
+  def gradient_of(self, task: ArrayLike) -> Any:
+    """The gradient of one task.
+
+    One backward pass where gradients are not stored. A traced number that is
+    out of range is clipped, as indices are in JAX.
+
+    Args:
+      task: The task's number, an int or a scalar int array, also while tracing.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of the params.
+
+    Raises:
+      TypeError: `task` is no integer.
+      ValueError: `task` is an int, and there is no such task.
+    """
+    return self._gradient_of(_checks.task_number(task, self.num_tasks))
 
   def cross_gram(self, other: "TaskGradients") -> jax.Array:
     """Inner products with the gradients of another batch, over the trunk.
@@ -212,6 +248,10 @@ class TaskGradients(abc.ABC):
     flags = jax.tree.leaves(mask) if mask is not None else []
     return None if all(flags) else flags
 
+  def _measured(self, shared: Any, name: str) -> list[bool] | None:
+    """Which leaves inner products are taken over; as `_choose`."""
+    return self._choose(shared, name)
+
   def _ones(self, keep: jax.Array | None) -> jax.Array:
     """The weights of a plain sum over the tasks that are kept."""
     if keep is None:
@@ -223,6 +263,14 @@ class TaskGradients(abc.ABC):
   @abc.abstractmethod
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     """The Gram matrix over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    """The Gram matrix's diagonal over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _gradient_of(self, task: jax.Array) -> Any:
+    """The gradient of one task, all leaves; `task` a scalar int32."""
 
   @abc.abstractmethod
   def _combine(
@@ -301,6 +349,12 @@ class StackedTaskGradients(TaskGradients):
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     return linalg.gram(masks.pick(mask, self.tree), self.num_tasks)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return linalg.squared_norms(masks.pick(mask, self.tree), self.num_tasks)
+
+  def _gradient_of(self, task: jax.Array) -> Any:
+    return masks.row(self.tree, task)
 
   def _combine(
     self,

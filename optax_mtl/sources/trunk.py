@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optax_mtl import linalg
 from optax_mtl.sources import masks
@@ -78,6 +79,16 @@ class TrunkTaskGradients(TaskGradients):
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     return linalg.gram(self._rows(mask), self.num_tasks)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return linalg.squared_norms(self._rows(mask), self.num_tasks)
+
+  def _gradient_of(self, task: jax.Array) -> Any:
+    alone = jnp.arange(self.num_tasks) == task
+    heads = []
+    if not all(self._flags()):
+      heads = self.pull_heads(self._ones(alone), alone)
+    return self._join(masks.row(self.trunk, task), heads)
 
   def _combine(
     self,

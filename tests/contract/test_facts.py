@@ -15,7 +15,7 @@ EXPECTED = {
   "uncertainty_weighting": Facts(("losses",), (), False, False, True),
   "dwa": Facts(("losses",), (), False, False, True),
   "dtp": Facts(("kpis",), (), False, False, True),
-  "gradnorm": Facts(("losses",), (), True, False, True),
+  "gradnorm": Facts(("losses",), (), True, False, True, norms=True),
   "mgda": Facts((), (), True, False, True),
   "pareto_mtl": Facts(("preference", "losses"), (), True, False, True),
   "graddrop": Facts((), (), False, True, False),
