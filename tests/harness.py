@@ -37,9 +37,8 @@ ORDER = (2, 0, 1)
 OWN = {name: _registry.METHODS.pop(name) for name in own_methods.NAMES}
 PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
-#: The package's methods, all of which weigh, and all methods that weigh.
+#: The package's methods.
 NAMES = sorted(PACKAGE)
-WEIGHING = NAMES + ["even_fall", "modo"]
 
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.
@@ -80,6 +79,16 @@ def build(name: str, tasks: Sequence[int] = TASKS, **options: Any) -> Any:
   """The method `name` for these task numbers, as its row's example says."""
   function = _FUNCTIONS[name]
   return function(len(tasks), **function.info.example(tasks), **options)
+
+
+def weighs(name: str) -> bool:
+  """Whether the method has weights: if not, it makes an update."""
+  return not isinstance(build(name).rule, optax_mtl.UpdateRule)
+
+
+#: All methods that weigh, and all that make an update from the gradients.
+WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
+UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
 
 
 def info(name: str) -> optax_mtl.MethodInfo:

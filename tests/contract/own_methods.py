@@ -2,9 +2,9 @@
 
 One for each door: an update from the gradients themselves (`graddrop`), a
 weight rule with an optional extra arg (`even_fall`), one that reads a second
-batch (`modo`), one that sees the solutions of all members of a front (`grad_hv`), and
-a function around a whole training step (`keep_if_better`). With each weight
-rule goes a plain NumPy loop, as for the package's own.
+batch (`modo`), one that sees the solutions of all members of a front
+(`grad_hv`), and a function around a whole training step (`keep_if_better`).
+With each weight rule goes a plain NumPy loop, as for the package's own.
 """
 
 from collections.abc import Callable

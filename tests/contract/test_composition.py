@@ -124,7 +124,7 @@ def is_number(value):
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-@pytest.mark.parametrize("name", harness.WEIGHING + ["graddrop"])
+@pytest.mark.parametrize("name", harness.WEIGHING + harness.UPDATING)
 def test_inject_hyperparams(name):
   """Static task number; every other number may be a traced hyperparameter."""
   function = (harness.PACKAGE | harness.OWN)[name]

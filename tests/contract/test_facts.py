@@ -22,6 +22,7 @@ EXPECTED = {
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
   "relobralo": Facts(("losses",), (), False, False, True),
   "softadapt": Facts(("losses",), (), False, False, True),
+  "m_config": Facts((), (), False, False, False, single=True),
   "even_fall": Facts(("losses",), ("previous_losses",), False, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
 }
@@ -45,7 +46,7 @@ def test_the_room_is_what_is_read(name):
   if room == "gram":
     assert facts.gram and not facts.stacked
   if room == "gradients":
-    assert facts.stacked
+    assert facts.stacked or facts.single
   assert (room == "preference") == ("preference" in facts.needs)
   known = {
     field

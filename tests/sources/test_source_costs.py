@@ -82,6 +82,8 @@ def test_what_the_implicit_source_costs(name):
   assert one == DEPTH + DEPTH + DEPTH - 1
   cost = step_products(name, "implicit")
   facts = optax_mtl.facts(harness.build(name))
+  if facts.single:
+    return  # Those have tests of their own: what they keep has products too.
   if facts.norms:
     assert cost == DEPTH + (T + 1) * (2 * DEPTH - 1)
     return
