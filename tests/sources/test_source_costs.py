@@ -98,6 +98,17 @@ def test_what_the_implicit_source_costs(name):
   assert expected <= cost <= expected + 60
 
 
+def test_m_config_takes_one_backward_pass_whatever_the_number_of_tasks():
+  """Beside the products of its momenta, which need no backward pass."""
+  one = step_products("m_config", None, summed=True)
+  params, _ = deep_network()
+  tx = harness.build("m_config")
+  grads = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), params)
+  own = products(lambda g, p: tx.update(g, tx.init(p), p), grads, params)
+  assert step_products("m_config", "implicit") == own + one
+  assert step_products("m_config", "stacked") > own + one
+
+
 def test_one_forward_pass():
   """Of every source: the forward layers' tanh are counted."""
   params, x = deep_network()
