@@ -51,8 +51,9 @@ ROOMS = {
   ),
   "gradients": (
     "From the gradients themselves",
-    "The update is made entry by entry, and there are no weights. The task "
-    "gradients are stacked, whatever the source.",
+    "The update is made from the gradients' entries, and there are no weights. "
+    "A method that needs all gradients at once has them stacked, whatever the "
+    "source.",
   ),
   "preference": (
     "With a preference",

@@ -1,6 +1,6 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,12 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
-from optax_mtl._step import ExtraArg, MissingArgumentError, Step
+from optax_mtl._step import (
+  ExtraArg,
+  MissingArgumentError,
+  Step,
+  WatchedArgs,
+)
 from optax_mtl._transformation import Method
 from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
 
@@ -80,28 +85,6 @@ class _Watched(StackedTaskGradients):
     return super().stacked()
 
 
-class _WatchedArgs(Mapping[str, Any]):
-  """Extra args that remember which of the absent ones were asked for."""
-
-  def __init__(self, args: Mapping[str, Any]):
-    self.args = args
-    self.missed: set[str] = set()
-
-  def get(self, key: str, default: Any = None) -> Any:
-    if key not in self.args:
-      self.missed.add(key)
-    return self.args.get(key, default)
-
-  def __getitem__(self, key: str) -> Any:
-    return self.args[key]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self.args)
-
-  def __len__(self) -> int:
-    return len(self.args)
-
-
 def facts(
   method: optax.GradientTransformation, *, axis_name: str | None = None
 ) -> Facts:
@@ -137,7 +120,7 @@ def facts(
   given: dict[str, Any] = {}
   while True:
     gradients = _Watched({"w": jnp.ones((num_tasks, 2))}, num_tasks)
-    watched = _WatchedArgs(given)
+    watched = WatchedArgs(given)
 
     def step(gradients: Any = gradients, watched: Any = watched) -> Any:
       step = Step(method.name, gradients, None, watched)
@@ -159,7 +142,7 @@ def facts(
       given[error.argument] = argument.sample(num_tasks)
   return Facts(
     needs=tuple(given),
-    optional=tuple(sorted(watched.missed)),
+    optional=tuple(sorted(watched.asked - given.keys())),
     gram=bool({"gram", "norms"} & gradients.seen),
     stacked="stacked" in gradients.seen,
     weights=not isinstance(rule, UpdateRule),

@@ -1,7 +1,7 @@
 """What one call of `update` tells a rule."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import jax
@@ -28,6 +28,34 @@ class MissingArgumentError(TypeError):
       f"tx.update(grads, state, params, {argument}={argument})."
     )
     self.argument = argument
+
+
+class WatchedArgs(Mapping[str, Any]):
+  """Extra args that remember which of them were asked for, there or not.
+
+  Attributes:
+    args: The extra args, as they came.
+    asked: The names that were looked up; going over all `items` is no look.
+  """
+
+  def __init__(self, args: Mapping[str, Any]):
+    """See the attributes."""
+    self.args = args
+    self.asked: set[str] = set()
+
+  def __getitem__(self, key: str) -> Any:
+    self.asked.add(key)
+    return self.args[key]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.args)
+
+  def __len__(self) -> int:
+    return len(self.args)
+
+  def items(self) -> ItemsView[str, Any]:
+    """The pairs of names and values."""
+    return self.args.items()
 
 
 class ExtraArg(Generic[_Value]):
@@ -102,6 +130,7 @@ class Step:
     traces: Array [T], the extra arg `traces=`: of the neural tangent kernels of
       the tasks' residuals.
     second_grads: `TaskGradients`, the extra arg `second_grads=`.
+    weights: Array [T], the extra arg `weights=`: weights of the user's own.
     method: The method's name, for errors.
     gradients: The task gradients, wherever they come from.
     keep: Array [T] of bool, the tasks that take part; None: all.
@@ -123,6 +152,7 @@ class Step:
   second_grads = GradientsArg(
     "two independent batches make an unbiased estimate of the Gram matrix"
   )
+  weights = TaskArg("it was built without weights of its own")
 
   method: str
   gradients: TaskGradients

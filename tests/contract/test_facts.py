@@ -25,6 +25,10 @@ EXPECTED = {
   "bloop": Facts((), (), False, False, False, single=True),
   "graddrop": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
+  "relobralo": Facts(("losses",), (), False, False, True),
+  "softadapt": Facts(("losses",), (), False, False, True),
+  "m_config": Facts((), (), False, False, False, single=True),
+  "even_fall": Facts(("losses",), ("previous_losses",), False, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
 }
 

@@ -2,8 +2,8 @@
 
 A reference is a function `(num_tasks, grads, extra, **kwargs) -> weights`: what
 the method is built with, `grads` [steps, T, P], `extra` a dict of [steps, T],
-and the weights [steps, T] that it applies, or the updates [steps, P] where
-there are no weights; all tasks take part. Each lies in a file of the method's
+and the weights [steps, T] that it applies, or the updates [steps, P] of a
+method without weights; all tasks take part. Each lies in a file of the method's
 name; `REFERENCES` maps the name to it, and `tests/contract/test_registry.py`
 says which is missing.
 
