@@ -84,6 +84,20 @@ def check_int(name: str, value: Any, low: int, high: int) -> None:
   check_range(name, value, low, high)
 
 
+def check_extra_arg(argument: str, name: Any) -> None:
+  """Raises unless `name` can be the name of an extra arg of an update."""
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(
+      f"{argument} must be the name of an extra arg, such as 'losses', got "
+      f"{name!r}."
+    )
+  if name in ("updates", "state", "params"):
+    raise ValueError(
+      f"{argument} got {name!r}, which is an argument of every update and no "
+      "extra arg."
+    )
+
+
 def stack_scalars(value: Any, name: str) -> jax.Array:
   """One array [T] from an array [T], a sequence or a dict of scalars.
 

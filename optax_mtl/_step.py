@@ -19,7 +19,9 @@ class MissingArgumentError(TypeError):
   """An update came without an extra arg that the rule reads.
 
   Attributes:
+    method: The method's name.
     argument: The name of the extra arg.
+    reason: Why it is needed.
   """
 
   def __init__(self, method: str, argument: str, reason: str):
@@ -27,7 +29,7 @@ class MissingArgumentError(TypeError):
       f"{method} needs {argument}= with every update: {reason}. Call "
       f"tx.update(grads, state, params, {argument}={argument})."
     )
-    self.argument = argument
+    self.method, self.argument, self.reason = method, argument, reason
 
 
 class WatchedArgs(Mapping[str, Any]):
@@ -56,6 +58,14 @@ class WatchedArgs(Mapping[str, Any]):
   def items(self) -> ItemsView[str, Any]:
     """The pairs of names and values."""
     return self.args.items()
+
+  @classmethod
+  def changed(cls, args: Mapping[str, Any], **changes: Any) -> "WatchedArgs":
+    """`args` with some replaced; what is asked of either is asked of both."""
+    new = cls({**dict(args.items()), **changes})
+    if isinstance(args, WatchedArgs):
+      new.asked = args.asked
+    return new
 
 
 class ExtraArg(Generic[_Value]):

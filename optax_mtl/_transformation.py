@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks
+from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
@@ -62,6 +62,8 @@ class View:
     look: Function `(gradients, active, extra_args) -> (gradients, active)`,
       where `active` is an array [T] of bool, or None for all.
     check: Function from params that raises if the view does not fit them.
+    rewrite: Function of the same arguments as `look`, as that was given them,
+      to the extra args of what comes next.
   """
 
   look: Callable[
@@ -69,6 +71,19 @@ class View:
     tuple[TaskGradients, jax.Array | None],
   ]
   check: Callable[[Any], None] = lambda params: None
+  rewrite: Callable[
+    [TaskGradients, jax.Array | None, Mapping[str, Any]], Mapping[str, Any]
+  ] = lambda gradients, active, extra_args: extra_args
+
+  def __call__(
+    self,
+    gradients: TaskGradients,
+    active: jax.Array | None,
+    extra_args: Mapping[str, Any],
+  ) -> tuple[TaskGradients, jax.Array | None, Mapping[str, Any]]:
+    """What comes next sees: gradients, active tasks and extra args."""
+    seen = self.look(gradients, active, extra_args)
+    return *seen, self.rewrite(gradients, active, extra_args)
 
 
 class Method(optax.GradientTransformationExtraArgs):
@@ -134,9 +149,10 @@ def as_method(
     if active is not None:
       named["active="] = _checks.task_names(active)
       active = _checks.task_mask(active, num_tasks, "active")
+    seen: Mapping[str, Any] = extra_args
     for view in views:
-      gradients, active = view.look(gradients, active, extra_args)
-    args = WatchedArgs(extra_args)
+      gradients, active, seen = view(gradients, active, seen)
+    args = WatchedArgs(seen)
     step = Step(name, gradients, active, args)
     _checks.common_names(named | {"the extra args": step.names})
     if isinstance(rule, UpdateRule):
@@ -231,14 +247,8 @@ def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   def scale(leaf: jax.Array, in_trunk: bool) -> jax.Array:
     if not in_trunk:
       return leaf
-    return _scaled(leaf, factor)
+    return linalg.scaled(leaf, factor)
 
   return jax.tree.unflatten(
     structure, [scale(*pair) for pair in zip(leaves, trunk, strict=True)]
   )
-
-
-def _scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-  """`leaf * factor` computed in float32 at least, in the leaf's dtype."""
-  with jax.numpy_dtype_promotion("standard"):
-    return (leaf * factor).astype(leaf.dtype)

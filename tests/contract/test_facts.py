@@ -11,7 +11,7 @@ from optax_mtl import Facts
 #: Not as declared anywhere: what each paper's formula has in it.
 EXPECTED = {
   "equal_weighting": Facts((), (), False, False, True),
-  "fixed_weighting": Facts((), (), False, False, True),
+  "fixed_weighting": Facts((), ("weights",), False, False, True),
   "uncertainty_weighting": Facts(("losses",), (), False, False, True),
   "dwa": Facts(("losses",), (), False, False, True),
   "dtp": Facts(("kpis",), (), False, False, True),

@@ -24,8 +24,8 @@ def fixed_weighting(
   The weights are used as given, and not normalised. Set them so that the
   weighted losses have about the same magnitude, or search a grid; `vmap` over
   `optax.inject_hyperparams(fixed_weighting, static_args="num_tasks")` trains
-  the whole grid at once. There the weights have to be an array: optax takes a
-  list or a dict for a constant.
+  the whole grid at once. There the weights are an array or a list; optax takes
+  a dict for a constant.
 
   Weights that change come with the update, as `weights=`: those of a schedule,
   `table[step]`, or of a rule of your own. They take the place of the argument's
