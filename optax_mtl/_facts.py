@@ -34,6 +34,8 @@ class Facts(NamedTuple):
     norms: Whether all that it asks of the inner products are the lengths, or
       other numbers of each gradient by itself.
     single: Whether it asks for the gradient of single tasks.
+    sums: Whether a rule without weights asks for a weighted sum of the
+      gradients, as the update of all others is one.
   """
 
   needs: tuple[str, ...]
@@ -43,6 +45,7 @@ class Facts(NamedTuple):
   weights: bool
   norms: bool = False
   single: bool = False
+  sums: bool = False
 
 
 class _Watched(StackedTaskGradients):
@@ -75,6 +78,10 @@ class _Watched(StackedTaskGradients):
   def gradient_of(self, task: ArrayLike) -> Any:
     self.seen.add("single")
     return super().gradient_of(task)
+
+  def combine(self, weights: jax.Array, **kwargs: Any) -> Any:
+    self.seen.add("sums")
+    return super().combine(weights, **kwargs)
 
   def cross_gram(self, other: TaskGradients) -> jax.Array:
     self.seen.add("gram")
@@ -148,4 +155,5 @@ def facts(
     weights=not isinstance(rule, UpdateRule),
     norms="norms" in gradients.seen and "gram" not in gradients.seen,
     single="single" in gradients.seen,
+    sums="sums" in gradients.seen,
   )

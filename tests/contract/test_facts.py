@@ -22,7 +22,7 @@ EXPECTED = {
   "lr_annealing": Facts((), (), True, False, True, norms=True),
   "db_pinn": Facts(("losses",), (), True, False, True, norms=True),
   "ntk_weighting": Facts(("traces",), (), False, False, True),
-  "bloop": Facts((), (), False, False, False, single=True),
+  "bloop": Facts((), (), False, False, False, single=True, sums=True),
   "graddrop": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
   "relobralo": Facts(("losses",), (), False, False, True),

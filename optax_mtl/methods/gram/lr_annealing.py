@@ -97,7 +97,7 @@ def lr_annealing(
     >>> tx = optax_mtl.lr_annealing(num_tasks=2)
     >>> grads = jnp.array([[4.0, 0.0], [1.0, 1.0]])
     >>> updates, state = tx.update(grads, tx.init(jnp.zeros(2)))
-    >>> print(np.asarray(state.weights))
+    >>> print(np.asarray(state.weights).round(3))
     [1.  1.3]
 
   References:
