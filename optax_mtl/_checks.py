@@ -73,6 +73,31 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     )
 
 
+def check_int(name: str, value: Any, low: int, high: int) -> None:
+  """Raises unless the value is a Python int from `low` to `high`."""
+  if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    raise TypeError(
+      f"{name} must be a Python int, got {type(value).__name__}. It fixes "
+      f"shapes, so it cannot be traced: under `optax.inject_hyperparams` add "
+      f"{name!r} to static_args."
+    )
+  check_range(name, value, low, high)
+
+
+def check_extra_arg(argument: str, name: Any) -> None:
+  """Raises unless `name` can be the name of an extra arg of an update."""
+  if not isinstance(name, str) or not name.isidentifier():
+    raise ValueError(
+      f"{argument} must be the name of an extra arg, such as 'losses', got "
+      f"{name!r}."
+    )
+  if name in ("updates", "state", "params"):
+    raise ValueError(
+      f"{argument} got {name!r}, which is an argument of every update and no "
+      "extra arg."
+    )
+
+
 def stack_scalars(value: Any, name: str) -> jax.Array:
   """One array [T] from an array [T], a sequence or a dict of scalars.
 
@@ -223,16 +248,7 @@ def task_argument(
 def number_or_task_argument(
   value: TaskValues, num_tasks: int, argument: str
 ) -> TaskArgument:
-  """A task argument for which one number may stand for all tasks.
-
-  Args:
-    value: A number, or one value a task in the forms of `task_argument`.
-    num_tasks: The number of tasks `T`.
-    argument: The argument's name, for errors.
-
-  Returns:
-    The values [T] in the solver's dtype, and the names.
-  """
+  """As `task_argument`, where one number stands for the same for each task."""
   if not isinstance(value, (Sequence, Mapping)) and jnp.ndim(value) == 0:
     value = jnp.full((num_tasks,), value, solver_dtype())
   return task_argument(value, num_tasks, argument)

@@ -1,6 +1,6 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,12 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
-from optax_mtl._step import ExtraArg, MissingArgumentError, Step
+from optax_mtl._step import (
+  ExtraArg,
+  MissingArgumentError,
+  Step,
+  WatchedArgs,
+)
 from optax_mtl._transformation import Method
 from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
 
@@ -29,6 +34,8 @@ class Facts(NamedTuple):
     norms: Whether all that it asks of the inner products are the lengths, or
       other numbers of each gradient by itself.
     single: Whether it asks for the gradient of single tasks.
+    sums: Whether a rule without weights asks for a weighted sum of the
+      gradients, as the update of all others is one.
   """
 
   needs: tuple[str, ...]
@@ -38,6 +45,7 @@ class Facts(NamedTuple):
   weights: bool
   norms: bool = False
   single: bool = False
+  sums: bool = False
 
 
 class _Watched(StackedTaskGradients):
@@ -71,6 +79,10 @@ class _Watched(StackedTaskGradients):
     self.seen.add("single")
     return super().gradient_of(task)
 
+  def combine(self, weights: jax.Array, **kwargs: Any) -> Any:
+    self.seen.add("sums")
+    return super().combine(weights, **kwargs)
+
   def cross_gram(self, other: TaskGradients) -> jax.Array:
     self.seen.add("gram")
     return super().cross_gram(other)
@@ -78,28 +90,6 @@ class _Watched(StackedTaskGradients):
   def stacked(self) -> Any:
     self.seen.add("stacked")
     return super().stacked()
-
-
-class _WatchedArgs(Mapping[str, Any]):
-  """Extra args that remember which of the absent ones were asked for."""
-
-  def __init__(self, args: Mapping[str, Any]):
-    self.args = args
-    self.missed: set[str] = set()
-
-  def get(self, key: str, default: Any = None) -> Any:
-    if key not in self.args:
-      self.missed.add(key)
-    return self.args.get(key, default)
-
-  def __getitem__(self, key: str) -> Any:
-    return self.args[key]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self.args)
-
-  def __len__(self) -> int:
-    return len(self.args)
 
 
 def facts(
@@ -137,7 +127,7 @@ def facts(
   given: dict[str, Any] = {}
   while True:
     gradients = _Watched({"w": jnp.ones((num_tasks, 2))}, num_tasks)
-    watched = _WatchedArgs(given)
+    watched = WatchedArgs(given)
 
     def step(gradients: Any = gradients, watched: Any = watched) -> Any:
       step = Step(method.name, gradients, None, watched)
@@ -159,10 +149,11 @@ def facts(
       given[error.argument] = argument.sample(num_tasks)
   return Facts(
     needs=tuple(given),
-    optional=tuple(sorted(watched.missed)),
+    optional=tuple(sorted(watched.asked - given.keys())),
     gram=bool({"gram", "norms"} & gradients.seen),
     stacked="stacked" in gradients.seen,
     weights=not isinstance(rule, UpdateRule),
     norms="norms" in gradients.seen and "gram" not in gradients.seen,
     single="single" in gradients.seen,
+    sums="sums" in gradients.seen,
   )

@@ -1,7 +1,7 @@
 """What one call of `update` tells a rule."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import jax
@@ -19,7 +19,9 @@ class MissingArgumentError(TypeError):
   """An update came without an extra arg that the rule reads.
 
   Attributes:
+    method: The method's name.
     argument: The name of the extra arg.
+    reason: Why it is needed.
   """
 
   def __init__(self, method: str, argument: str, reason: str):
@@ -27,7 +29,43 @@ class MissingArgumentError(TypeError):
       f"{method} needs {argument}= with every update: {reason}. Call "
       f"tx.update(grads, state, params, {argument}={argument})."
     )
-    self.argument = argument
+    self.method, self.argument, self.reason = method, argument, reason
+
+
+class WatchedArgs(Mapping[str, Any]):
+  """Extra args that remember which of them were asked for, there or not.
+
+  Attributes:
+    args: The extra args, as they came.
+    asked: The names that were looked up; going over all `items` is no look.
+  """
+
+  def __init__(self, args: Mapping[str, Any]):
+    """See the attributes."""
+    self.args = args
+    self.asked: set[str] = set()
+
+  def __getitem__(self, key: str) -> Any:
+    self.asked.add(key)
+    return self.args[key]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.args)
+
+  def __len__(self) -> int:
+    return len(self.args)
+
+  def items(self) -> ItemsView[str, Any]:
+    """The pairs of names and values."""
+    return self.args.items()
+
+  @classmethod
+  def changed(cls, args: Mapping[str, Any], **changes: Any) -> "WatchedArgs":
+    """`args` with some replaced; what is asked of either is asked of both."""
+    new = cls({**dict(args.items()), **changes})
+    if isinstance(args, WatchedArgs):
+      new.asked = args.asked
+    return new
 
 
 class ExtraArg(Generic[_Value]):
@@ -102,6 +140,7 @@ class Step:
     traces: Array [T], the extra arg `traces=`: of the neural tangent kernels of
       the tasks' residuals.
     second_grads: `TaskGradients`, the extra arg `second_grads=`.
+    weights: Array [T], the extra arg `weights=`: weights of the user's own.
     method: The method's name, for errors.
     gradients: The task gradients, wherever they come from.
     keep: Array [T] of bool, the tasks that take part; None: all.
@@ -123,6 +162,7 @@ class Step:
   second_grads = GradientsArg(
     "two independent batches make an unbiased estimate of the Gram matrix"
   )
+  weights = TaskArg("it was built without weights of its own")
 
   method: str
   gradients: TaskGradients

@@ -37,13 +37,8 @@ ORDER = (2, 0, 1)
 OWN = {name: _registry.METHODS.pop(name) for name in own_methods.NAMES}
 PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
-#: The package's methods; all that weigh, and all that make their update from the
-#: gradients themselves.
+#: The package's methods.
 NAMES = sorted(PACKAGE)
-WEIGHING = [n for n in NAMES if PACKAGE[n].info.room != "gradients"]
-WEIGHING += ["famo", "modo"]
-UPDATING = [n for n in NAMES if PACKAGE[n].info.room == "gradients"]
-UPDATING += ["graddrop"]
 
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.
@@ -57,7 +52,6 @@ KINDS = {
   "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())
-weighing_kinds = [name for name in every_kind if name not in UPDATING]
 
 #: Leaf path -> shape. A scalar is among them, and a leaf of several axes.
 _SHAPES = {"head": (2,), "trunk": {"bias": (), "kernel": (2, 5)}}
@@ -85,6 +79,17 @@ def build(name: str, tasks: Sequence[int] = TASKS, **options: Any) -> Any:
   """The method `name` for these task numbers, as its row's example says."""
   function = _FUNCTIONS[name]
   return function(len(tasks), **function.info.example(tasks), **options)
+
+
+def weighs(name: str) -> bool:
+  """Whether the method has weights: if not, it makes an update."""
+  return not isinstance(build(name).rule, optax_mtl.UpdateRule)
+
+
+#: All methods that weigh, and all that make an update from the gradients.
+WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
+UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
+weighing_kinds = [n for n in every_kind if n not in UPDATING]
 
 
 def info(name: str) -> optax_mtl.MethodInfo:
@@ -367,21 +372,16 @@ def limited(name: str, weights: np.ndarray, grads: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def referred(name: str, case: str, tasks: tuple[int, ...]) -> Any:
-  """What the reference returns in a case, for some of the tasks."""
-  some = tasks_of(cases()[case], tasks)
-  references = REFERENCES | own_methods.REFERENCES
-  extra = some.extra | {"second_grads": flat(some.second, 2)}
-  return references[name](
-    len(tasks), flat(some.grads, 2), extra, **info(name).example(tasks)
-  )
-
-
-@functools.cache
 def expected_weights(name: str, case: str, tasks: tuple[int, ...]) -> Any:
   """The weights that the reference applies in a case, for some of the tasks."""
-  grads = flat(tasks_of(cases()[case], tasks).grads, 2)
-  return limited(name, referred(name, case, tasks), grads)
+  some = tasks_of(cases()[case], tasks)
+  grads = flat(some.grads, 2)
+  references = REFERENCES | own_methods.REFERENCES
+  extra = some.extra | {"second_grads": flat(some.second, 2)}
+  weights = references[name](
+    len(tasks), grads, extra, **info(name).example(tasks)
+  )
+  return limited(name, weights, grads)
 
 
 def registered(function: Any, **row: Any) -> Any:

@@ -6,6 +6,7 @@ from optax_mtl.linalg.stacked import (
   finite,
   gram,
   project,
+  scaled,
   squared_norms,
   tree_finite,
 )
@@ -16,6 +17,7 @@ __all__ = [
   "finite",
   "gram",
   "project",
+  "scaled",
   "squared_norms",
   "tree_finite",
 ]

@@ -164,6 +164,12 @@ def squared_norms(tree: Any, num_tasks: int) -> jax.Array:
   return _squared_norms(leaves, num_tasks)
 
 
+def scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+  """`leaf * factor`, computed in float32 at least, in the leaf's dtype."""
+  with jax.numpy_dtype_promotion("standard"):
+    return (leaf * factor).astype(leaf.dtype)
+
+
 def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
   """Inner products of the gradients of two trees.
 

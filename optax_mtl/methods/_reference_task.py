@@ -2,8 +2,10 @@
 
 from typing import Any
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 
+from optax_mtl import _checks
 from optax_mtl._step import Step
 
 
@@ -23,14 +25,13 @@ def check_reference_task(value: Any, num_tasks: int, argument: str) -> None:
   """
   if isinstance(value, str):
     return
-  if isinstance(value, (bool, np.bool_)) or not isinstance(
-    value, (int, np.integer)
-  ):
+  dtype = getattr(value, "dtype", type(value))
+  if jnp.ndim(value) or not jnp.issubdtype(dtype, jnp.integer):
     raise TypeError(
       f"{argument} must be the index of a task's row, or a task's name; got "
       f"{value!r}."
     )
-  if not 0 <= value < num_tasks:
+  if _checks.is_python_number(value) and not 0 <= value < num_tasks:
     raise ValueError(
       f"{argument} must be the index of one of the {num_tasks} tasks, 0 to "
       f"{num_tasks - 1}; got {value}."
@@ -39,7 +40,7 @@ def check_reference_task(value: Any, num_tasks: int, argument: str) -> None:
 
 def reference_task(
   value: int | str, step: Step, argument: str, others: tuple[str, ...] = ()
-) -> int:
+) -> jax.Array:
   """The row of the task that the argument names.
 
   Args:
@@ -49,13 +50,13 @@ def reference_task(
     others: What else the argument may be, for errors.
 
   Returns:
-    The row's index.
+    The row's index, a scalar int32: it may be a traced hyperparameter.
 
   Raises:
     ValueError: No task has that name, or the update has no names.
   """
   if not isinstance(value, str):
-    return int(value)
+    return _checks.task_number(value, step.num_tasks)
   also = f", and it is none of {', '.join(others)}" if others else ""
   if step.names is None:
     raise ValueError(
@@ -68,4 +69,9 @@ def reference_task(
       f"{step.method} was given {argument}={value!r}, but the tasks are "
       f"{', '.join(step.names)}{also}."
     )
-  return step.names.index(value)
+  return jnp.asarray(step.names.index(value), jnp.int32)
+
+
+def all_but(row: jax.Array, step: Step) -> jax.Array:
+  """The tasks that take part, without that of one row: array [T] of bool."""
+  return step.active & (jnp.arange(step.num_tasks, dtype=jnp.int32) != row)

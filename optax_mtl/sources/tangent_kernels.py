@@ -121,6 +121,7 @@ def ntk_traces(
   """
   units.check_chunk_size(chunk_size, "samples")
   _checks.check_choice("reduction", reduction, ("sum", "mean"))
+  given: Any  # What the annotations promise is what a user may get wrong.
   for what, given in (("residuals", residuals), ("batches", batches)):
     if not isinstance(given, Mapping):
       raise TypeError(

@@ -276,8 +276,25 @@ def together(txs, grads, **extra):
 
     return jax.lax.scan(one, tx.init(params), data)[1]
 
-  whole = jax.jit(lambda data: {name: run(tx, data) for name, tx in txs.items()})
+  whole = jax.jit(
+    lambda data: {name: run(tx, data) for name, tx in txs.items()}
+  )
   return whole((grads, extra))
+
+
+def walk(tx, grads, **extra):
+  """As `train`, operation by operation.
+
+  Cheaper for a few steps of several small methods: what is compiled are their
+  operations, which they share.
+  """
+  grads = jnp.asarray(grads, solver_dtype())
+  state, outputs = tx.init(jnp.zeros(grads.shape[1], solver_dtype())), []
+  for i in range(len(next(iter(extra.values())))):
+    row = {k: jnp.asarray(v[i]) for k, v in extra.items()}
+    updates, state = tx.update(grads, state, **row)
+    outputs.append((updates, state))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *outputs)
 
 
 def close(actual, desired, rtol=1e-6, atol=0.0):

@@ -54,7 +54,9 @@ def test_several_auxiliaries_by_name():
     along = grads[row] @ grads[1] / (grads[1] @ grads[1])
     expected += strength * (grads[row] - along * grads[1])
   close(updates, expected, 1e-12)
-  with pytest.raises(ValueError, match="main='b', but the tasks are a, main, z"):
+  with pytest.raises(
+    ValueError, match="main='b', but the tasks are a, main, z"
+  ):
     step(optax_mtl.bloop(3, "b"), grads, losses=losses)
 
 
@@ -131,7 +133,9 @@ def test_complex_params():
 
 
 def test_arguments():
-  with pytest.raises(ValueError, match="main must be the index of one of the 2"):
+  with pytest.raises(
+    ValueError, match="main must be the index of one of the 2"
+  ):
     optax_mtl.bloop(2, 2)
   with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\)"):
     optax_mtl.bloop(2, decay=1.0)

@@ -42,11 +42,11 @@ def test_with_and_without_the_weight_inside():
   close(outside[-1], 4.0, 1e-8)
 
 
-def authors(grads, decay=0.9):
-  """The authors' loop: `adaptive_constant`, in every step."""
+def authors(grads, decay=0.9, steps=(0, 1, 2, 3, 4)):
+  """The authors' loop: the `adaptive_constant` of each condition."""
   weight, out = np.ones(3), []
-  for g in grads:
-    for i in (0, 2):
+  for step, g in enumerate(grads):
+    for i in (0, 2) if step in steps else ():
       wanted = np.max(abs(g[1])) / np.mean(abs(weight[i] * g[i]))
       weight[i] = wanted * (1 - decay) + decay * weight[i]
     out.append(weight.copy())
@@ -73,6 +73,7 @@ def inverse_dirichlet(grads):
 
 CODES = {
   "authors": ({}, authors),
+  "every third step from the second": ({}, lambda g: authors(g, 0.9, (1, 4))),
   "new value by 0.9": ({"decay": 0.1}, lambda g: authors(g, 0.1)),
   "means": ({"statistic": "mean"}, means),
   "inverse Dirichlet": (
@@ -90,6 +91,9 @@ def test_codes():
     name: optax_mtl.lr_annealing(3, **({"reference": 1} | arguments))
     for name, (arguments, _) in CODES.items()
   }
+  txs["every third step from the second"] = optax_mtl.refresh_every(
+    optax_mtl.lr_annealing(3, 1), 3, first=1
+  )
   leaves = {"a": grads[..., :4].reshape(5, 3, 2, 2), "b": grads[..., 4:]}
   found = together(txs, leaves)
   for name, (_, code) in CODES.items():
@@ -113,7 +117,10 @@ def test_where_there_is_no_ratio():
 def test_at_a_representation():
   """The entries are those of the gradients at the representation."""
   x, params = jnp.arange(1.0, 4.0), {"w": jnp.array([[2.0, 1.0, 0.5]] * 2)}
-  losses = lambda params, z: [4 * z[0] - 2 * z[1], z[0] * z[1]]
+
+  def losses(params, z):
+    return [4 * z[0] - 2 * z[1], z[0] * z[1]]
+
   source = optax_mtl.value_and_representation_grads(
     lambda params: params["w"] @ x, losses
   )

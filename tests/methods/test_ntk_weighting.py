@@ -47,7 +47,10 @@ RESIDUALS = {
 
 def batches():
   rng = np.random.default_rng(1)
-  points = lambda n: jnp.asarray(rng.standard_normal((n, 3)))
+
+  def points(count):
+    return jnp.asarray(rng.standard_normal((count, 3)))
+
   return {
     "vector": points(5),
     "pde": points(7),
@@ -77,9 +80,14 @@ def test_traces_are_those_of_explicit_jacobians():
 
 def test_two_that_oppose():
   """The loss has no gradient, the kernel a trace of 2."""
-  residual = lambda params, x: params * x
   batch = jnp.array([1.0, -1.0])
-  loss = lambda p: jnp.sum(jax.vmap(residual, (None, 0))(p, batch))
+
+  def residual(params, x):
+    return params * x
+
+  def loss(params):
+    return jnp.sum(jax.vmap(residual, (None, 0))(params, batch))
+
   assert jax.grad(loss)(jnp.ones(())) == 0
   traces = optax_mtl.ntk_traces({"a": residual}, jnp.ones(()), {"a": batch})
   assert traces["a"] == 2.0
@@ -99,10 +107,15 @@ def test_named_to_the_end():
 
 def test_memory_of_one_chunk():
   """The largest array holds a chunk of gradients, and not all of them."""
-  residual = lambda params, x: jnp.sum(jnp.tanh(params * x))
-  trace = lambda p, b: optax_mtl.ntk_traces(
-    {"a": residual}, p, {"a": b}, chunk_size=4
-  )
+
+  def residual(params, x):
+    return jnp.sum(jnp.tanh(params * x))
+
+  def trace(params, batch):
+    return optax_mtl.ntk_traces(
+      {"a": residual}, params, {"a": batch}, chunk_size=4
+    )
+
   compiled = jax.jit(trace).lower(jnp.ones(1000), jnp.ones(400)).compile()
   # Some copies of 4 x 1000 numbers of 8 bytes; all would be 3.2 MB.
   assert compiled.memory_analysis().temp_size_in_bytes < 10 * 4 * 1000 * 8

@@ -25,6 +25,8 @@ def db_pinn(
   """Weights [steps, T]; the residual's is 1."""
   conditions = [i for i in range(num_tasks) if i != reference]
   weights, wanted, out = np.ones(num_tasks), [], []
+  if not conditions:
+    return np.ones((len(grads), 1))
   for step, (g, losses) in enumerate(zip(grads, extra["losses"], strict=True)):
     if statistic == "mean":
       largest = np.abs(g[reference]).max()

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks, linalg
-from optax_mtl._dtypes import solver_dtype
+from optax_mtl._dtypes import solver_dtype, wide
 from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
 from optax_mtl.methods._reference_task import (
+  all_but,
   check_reference_task,
   reference_task,
 )
@@ -29,13 +30,6 @@ class BloopMemory(NamedTuple):
 
   main_average: Any
   main_average_set: jax.Array
-
-
-def _wide(leaf: jax.Array) -> jax.Array:
-  """The leaf in the solver's precision."""
-  if jnp.iscomplexobj(leaf):
-    return leaf.astype(jnp.result_type(complex))
-  return leaf.astype(solver_dtype())
 
 
 def _dot(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
@@ -117,22 +111,21 @@ def bloop(
   )
 
   def init(params: Any) -> BloopMemory:
-    zeros = jax.tree.map(lambda p: jnp.zeros_like(_wide(jnp.asarray(p))), params)
+    zeros = jax.tree.map(lambda p: jnp.zeros_like(wide(jnp.asarray(p))), params)
     return BloopMemory(zeros, jnp.zeros((), jnp.bool_))
 
   def update(step: Step, memory: BloopMemory) -> tuple[Any, BloopMemory]:
     row = reference_task(main, step, "main")
     there = step.active[row]
     weights = step.given(given).astype(solver_dtype())
-    others = step.only_active(
-      jnp.where(jnp.arange(num_tasks) == row, jnp.zeros_like(weights), weights)
-    )
+    others = all_but(row, step)
+    weights = jnp.where(others, weights, jnp.zeros_like(weights))
     # All leaves get these weights: of the heads' nothing is used.
     auxiliary = step.gradients.combine(
-      others, head_weights=others, keep=_without(step, row)
+      weights, head_weights=weights, keep=others
     )
     gradient = jax.tree.map(
-      lambda leaf: jnp.where(there, _wide(leaf), jnp.zeros_like(_wide(leaf))),
+      lambda leaf: jnp.where(there, wide(leaf), jnp.zeros_like(wide(leaf))),
       step.gradients.gradient_of(row),
     )
     rate = jnp.where(
@@ -147,11 +140,11 @@ def bloop(
       shared = step.gradients.shared
       trunk = None if shared is None else jax.tree.leaves(shared)
       along = _projection(
-        [_wide(leaf) for leaf in masks.pick(trunk, auxiliary)],
+        [wide(leaf) for leaf in masks.pick(trunk, auxiliary)],
         masks.pick(trunk, average),
       )
       new = jax.tree.map(
-        lambda own, other, m: (own + (_wide(other) - along * m)).astype(
+        lambda own, other, m: (own + (wide(other) - along * m)).astype(
           other.dtype
         ),
         gradient,
@@ -162,11 +155,6 @@ def bloop(
     return new, BloopMemory(average, known)
 
   return UpdateRule(update, init)
-
-
-def _without(step: Step, row: int) -> jax.Array:
-  """The tasks that take part, but for one: array [T] of bool."""
-  return step.active & (jnp.arange(step.num_tasks) != row)
 
 
 def _projection(

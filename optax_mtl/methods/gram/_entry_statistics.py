@@ -27,9 +27,7 @@ def _pair(
   over- or underflows.
   """
   dtype = solver_dtype()
-  parts = [
-    part.astype(dtype) for leaf in leaves for part in real_parts(leaf)
-  ]
+  parts = [part.astype(dtype) for leaf in leaves for part in real_parts(leaf)]
   zero = jnp.zeros((), dtype)
   count = max(sum(part.size for part in parts), 1)
   largest = jnp.max(

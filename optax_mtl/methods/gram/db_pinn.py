@@ -11,6 +11,7 @@ from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
 from optax_mtl.methods._reference_task import (
+  all_but,
   check_reference_task,
   reference_task,
 )
@@ -137,9 +138,7 @@ def db_pinn(
     )
     above, below = entry_statistics(step, _STATISTICS[statistic])
     ratio = above[residual] / (old * below if inside else below)
-    condition = step.active & (jnp.arange(num_tasks) != residual)
-    learns = condition & jnp.isfinite(ratio) & (ratio > 0)
-
+    learns = all_but(residual, step) & jnp.isfinite(ratio) & (ratio > 0)
     difficulty = jnp.maximum(step.losses / means, 0)
     difficulty = jnp.where(means == 0, jnp.ones_like(means), difficulty)
     learns = learns & jnp.isfinite(difficulty)

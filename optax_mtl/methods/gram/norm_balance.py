@@ -158,9 +158,7 @@ def _weights(
       reference_task(settings.reference, step, "reference", _REFERENCES)
     ]
   # With nothing to compare with, all tasks are as they should be.
-  ratio = jnp.where(
-    reference == 0, jnp.ones_like(norms), reference / divisors
-  )
+  ratio = jnp.where(reference == 0, jnp.ones_like(norms), reference / divisors)
   ratio = jnp.power(ratio, jnp.asarray(settings.power, dtype))
   low, high = (jnp.asarray(bound, dtype) for bound in settings.ratio_bounds)
   ratio = jnp.clip(ratio, low, high)
@@ -176,9 +174,7 @@ def _weights(
     if settings.initial_weights is not None:
       step.given(settings.initial_weights)  # the names must fit
     memory = _moved(step, memory, weights, present, settings.decay)
-    weights = jnp.where(
-      jnp.isfinite(weights), memory.balance_average, weights
-    )
+    weights = jnp.where(jnp.isfinite(weights), memory.balance_average, weights)
   return jnp.where(present, weights, jnp.zeros_like(weights)), memory
 
 
@@ -316,8 +312,8 @@ def norm_balance(
     _checks.check_choice("scale", scale, ("num_tasks",))
   else:
     _checks.check_range("scale", scale, 0)
-  low, high = ratio_bounds
-  if all(map(_checks.is_python_number, ratio_bounds)) and not 0 <= low <= high:
+  known: list[Any] = [x for x in ratio_bounds if _checks.is_python_number(x)]
+  if sorted([0, *known]) != [0, *known]:
     raise ValueError(
       f"ratio_bounds must be (low, high) with 0 <= low <= high: {ratio_bounds}."
     )
