@@ -13,6 +13,10 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 
+#: Ratios of weights beyond it, and below its inverse, are not drawn.
+_FARTHEST = 1e8
+
+
 def _median(values: np.ndarray) -> np.ndarray:
   """Over seeds, the first axis; what has diverged counts as infinite."""
   median = np.median(np.nan_to_num(values, nan=np.inf), axis=0)
@@ -137,8 +141,9 @@ def weights(
       taken = run.weights[points[label]]
       with np.errstate(divide="ignore", invalid="ignore"):
         ratio = _median(taken[:, :, index] / taken[:, :, row])
-      # A logarithmic axis has no place for what is not positive.
-      curves[label] = run.steps, np.where(ratio > 0, ratio, np.nan)
+      # Nor is there a place for a weight that is zero, or as good as zero.
+      shown = (ratio > 1 / _FARTHEST) & (ratio < _FARTHEST)
+      curves[label] = run.steps, np.where(shown, ratio, np.nan)
     ax.set(xscale="linear", xlabel="step")
     pictures.label_lines(ax, curves, focus)
   axes[0, 0].set_ylabel("ratio of the weights")
