@@ -19,7 +19,7 @@ from benchmarks.common import options, output, page
 from benchmarks.pinn import recipes, report
 from benchmarks.pinn.problem import Problem
 from benchmarks.pinn.problems import PROBLEMS
-from benchmarks.pinn.training import Run, Settings, train
+from benchmarks.pinn.training import Run, Settings, time_steps, train
 
 #: Points of a curve.
 _EVALUATIONS = 24
@@ -38,6 +38,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--steps", type=int, default=0, help="0: the problem's own number")
   add("--seeds", type=int, default=5, help="networks a method")
   add("--fresh", action="store_true", help="forget what is done")
+  add(
+    "--time",
+    action="store_true",
+    help="time the steps of all rows once more, in turn: on a busy machine",
+  )
   add("--markdown", action="store_true", help="print the tables for the docs")
   options.add_out(parser, "pinn")
   args = parser.parse_args(argv)
@@ -178,6 +183,14 @@ def main(argv: Sequence[str] | None = None) -> int:
   if recipes.EQUAL not in runs:
     console.print("Nothing to report: not even equal weights were trained.")
     return 130
+  if args.time:
+    chosen = {
+      label: recipes.recipe(label, problem, settings.steps) for label in runs
+    }
+    seconds = time_steps(problem, chosen, settings)
+    for label, run in runs.items():
+      run.seconds_per_step = seconds[label]
+    keep(runs)
   show(problem, settings, runs, console, args.out)
   if args.markdown:
     rows = report.summarize(runs, settings.steps)

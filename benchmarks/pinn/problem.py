@@ -51,7 +51,8 @@ class Published:
   source: str
 
 
-@dataclasses.dataclass(frozen=True)
+# Equal is the same: what is compiled for a problem is kept by it.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
   """An equation, a network for it, and its solution.
 

@@ -1,9 +1,10 @@
 """Trains one method on all seeds, and all points of a sweep, in one step."""
 
 import dataclasses
+import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ import optax
 from jax.extend import core
 
 import optax_mtl
+from benchmarks.common import timing
 from benchmarks.pinn.problem import Params, Problem
 
 #: Steps beyond those asked for, at most, until the time is used up: so many
@@ -159,15 +161,28 @@ def _traces(
   )
 
 
-def train(
-  problem: Problem,
-  recipe: Recipe,
-  settings: Settings,
-  *,
-  seconds: float = 0.0,
-  on_progress: Callable[[int], None] = lambda steps: None,
-) -> Run:
-  """Trains every variant on every seed at once.
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+  """The steps of all variants and seeds of one recipe, compiled.
+
+  Attributes:
+    chunk: `(carry, first step) -> (carry, mean weights)`, as many steps as lie
+      between two evaluations. It takes the carry's buffers.
+    start: The carry before the first step: params, states and traces.
+    flops: Of one step and one variant, by XLA's analysis.
+    seconds: That compiling took.
+  """
+
+  chunk: Callable[[Any, int], tuple[Any, jax.Array]]
+  start: Any
+  flops: float
+  seconds: float
+
+
+def compile_steps(
+  problem: Problem, recipe: Recipe, settings: Settings
+) -> Compiled:
+  """Builds and compiles the steps.
 
   Networks with the same seed start from the same params and see the same
   points, whatever the method.
@@ -176,14 +191,10 @@ def train(
     problem: The terms and the network.
     recipe: The method.
     settings: Steps, seeds and so on.
-    seconds: Steps go on, up to twice as many, until one variant has used so
-      much time: for a comparison at equal time.
-    on_progress: Called with the number of steps done since the last call.
 
   Returns:
-    The `Run`.
+    The steps.
   """
-  num_points, num_seeds = len(recipe.points), settings.num_seeds
   losses_and_grads = optax_mtl.value_and_task_batch_grads(
     {name: partial(problem.loss, name) for name in problem.task_names},
     source=recipe.source,
@@ -218,6 +229,7 @@ def train(
     weights = optax.tree.get(state, "weights", none)
     return (optax.apply_updates(params, updates), state, traces), weights
 
+  num_points, num_seeds = len(recipe.points), settings.num_seeds
   keys = jnp.tile(jax.random.split(jax.random.key(0), num_seeds), num_points)
   points = jnp.repeat(
     jnp.asarray(recipe.points, jnp.float32), num_seeds, axis=0
@@ -225,25 +237,29 @@ def train(
   flat = common_leaves(init, step, keys[0], points[0])
   structure = jax.tree.structure(jax.eval_shape(init, keys[0], points[0]))
   axes = jax.tree.unflatten(structure, flat)
-  # A leaf is a leaf to `vmap`, also where its axis is None.
   all_steps = jax.vmap(step, in_axes=(axes, 0, 0, None), out_axes=(axes, 0))
 
-  def chunk(carry: Any, first: jax.Array) -> tuple[Any, Any]:
-    indices = first + jnp.arange(settings.eval_every)
-    carry, seen = jax.lax.scan(
+  def chunk(carry: Any, first: jax.Array) -> tuple[Any, jax.Array]:
+    carry, weights = jax.lax.scan(
       lambda carry, index: all_steps(carry, points, keys, index),
       carry,
-      indices,
+      first + jnp.arange(settings.eval_every),
     )
-    return carry, jnp.mean(seen, axis=0)
+    return carry, jnp.mean(weights, axis=0)
 
   carry = jax.jit(jax.vmap(init, out_axes=axes))(keys, points)
   start = time.perf_counter()
   compiled = jax.jit(chunk, donate_argnums=0).lower(carry, 0).compile()
-  compile_seconds = time.perf_counter() - start
+  seconds = time.perf_counter() - start
+  # XLA counts a loop's body once: that is one step.
+  flops = float(compiled.cost_analysis()["flops"]) / num_points
+  return Compiled(compiled, carry, flops, seconds)
 
-  @jax.jit
-  @jax.vmap
+
+@functools.cache
+def _evaluation(problem: Problem) -> Callable[[Any], tuple[Any, Any]]:
+  """From the params of several networks to their errors and losses."""
+
   def evaluate(params: Params) -> tuple[jax.Array, jax.Array]:
     # Here and not in the steps, so that no method pays for losses that it does
     # not read. The points are the same for all.
@@ -251,6 +267,38 @@ def train(
     losses = [problem.loss(name, params, batches[name]) for name in batches]
     return problem.error(params), jnp.stack(losses)
 
+  return jax.jit(jax.vmap(evaluate))
+
+
+@functools.cache
+def _solution(problem: Problem) -> Callable[[Params], jax.Array]:
+  return jax.jit(problem.solved)
+
+
+def train(
+  problem: Problem,
+  recipe: Recipe,
+  settings: Settings,
+  *,
+  seconds: float = 0.0,
+  on_progress: Callable[[int], None] = lambda steps: None,
+) -> Run:
+  """Trains every variant on every seed at once.
+
+  Args:
+    problem: The terms and the network.
+    recipe: The method.
+    settings: Steps, seeds and so on.
+    seconds: Steps go on, up to twice as many, until one variant has used so
+      much time: for a comparison at equal time.
+    on_progress: Called with the number of steps done since the last call.
+
+  Returns:
+    The `Run`.
+  """
+  num_points, num_seeds = len(recipe.points), settings.num_seeds
+  steps = compile_steps(problem, recipe, settings)
+  carry = steps.start
   weights: list[np.ndarray] = []
   errors: list[np.ndarray] = []
   losses: list[np.ndarray] = []
@@ -260,11 +308,11 @@ def train(
   index = 0
   while index < num_chunks:
     start = time.perf_counter()
-    carry, mean_weights = compiled(carry, index * settings.eval_every)
+    carry, mean_weights = steps.chunk(carry, index * settings.eval_every)
     jax.block_until_ready(carry)
     times.append(time.perf_counter() - start)
     weights.append(np.asarray(mean_weights))
-    error, loss = jax.device_get(evaluate(carry[0]))
+    error, loss = jax.device_get(_evaluation(problem)(carry[0]))
     errors.append(error)
     losses.append(loss)
     index += 1
@@ -272,7 +320,7 @@ def train(
       of_seeds = np.nan_to_num(errors[-1][:num_seeds], nan=np.inf)
       median = np.argsort(of_seeds)[(num_seeds - 1) // 2]
       params = jax.tree.map(operator.itemgetter(median), carry[0])
-      field = np.asarray(jax.jit(problem.solved)(params))
+      field = np.asarray(_solution(problem)(params))
       wanted = int(seconds / (min(times) / num_points))
       num_chunks = max(least, min(wanted, int(_MOST_STEPS * least)))
     if index <= least:
@@ -294,7 +342,46 @@ def train(
       if name != "layers"
     },
     seconds_per_step=min(times) / num_points / settings.eval_every,
-    # XLA counts a loop's body once: that is one step.
-    flops=float(compiled.cost_analysis()["flops"]) / num_points,
-    compile_seconds=compile_seconds,
+    flops=steps.flops,
+    compile_seconds=steps.seconds,
   )
+
+
+def time_steps(
+  problem: Problem,
+  recipes: Mapping[str, Recipe],
+  settings: Settings,
+  rounds: int = 4,
+) -> dict[str, float]:
+  """Seconds of one step of one variant, the methods timed in turn.
+
+  On a machine that does other things too, those that were trained at a busy
+  time look slow; so here each gets its turn in every round, and what counts is
+  its fastest.
+
+  Args:
+    problem: What is trained.
+    recipes: By label.
+    settings: How.
+    rounds: How often.
+
+  Returns:
+    Label to seconds.
+  """
+
+  def runner(recipe: Recipe) -> Callable[[], None]:
+    steps = compile_steps(problem, recipe, settings)
+    carry = [steps.start]
+
+    def run() -> None:
+      # A chunk takes its carry's buffers, and hands back the next.
+      carry[0], _ = jax.block_until_ready(steps.chunk(carry[0], 0))
+
+    return run
+
+  runners = {label: runner(recipe) for label, recipe in recipes.items()}
+  times = timing.interleave(runners, repeats=rounds, seconds=np.inf)
+  return {
+    label: times[label].least / len(recipe.points) / settings.eval_every
+    for label, recipe in recipes.items()
+  }

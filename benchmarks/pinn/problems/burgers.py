@@ -82,6 +82,16 @@ def burgers() -> Problem:
     axes={"t": times, "x": places},
     rate=optax.constant_schedule(1e-3),
     steps=3000,
+    # Their figures are mean squares, .03095, .006382 and .001862; the mean
+    # square of the solution on this grid is .37545.
+    published=tuple(
+      Published(method, error, f"ConFIG's notebook, one seed, {how}")
+      for method, error, how in (
+        ("equal_weighting", "28.7 %", "Adam with 1e-4"),
+        ("conflict_free", "13.0 %", "Adam with 1e-4"),
+        ("m_config", "7.04 %", "a rate of 5e-4"),
+      )
+    ),
     scaled="500 points inside instead of 2000, 3000 steps instead of 5000; "
     "Adam with 1e-3 instead of 1e-4, which suits all methods better",
   )
