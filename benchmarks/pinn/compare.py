@@ -102,15 +102,14 @@ def train_all(
     with progress:
       overall = progress.add_task(problem.name, total=len(labels))
       for label in labels:
-        recipe = recipes.recipe(label, problem, settings.steps)
-        if label not in done and recipe is not None:
+        if label not in done:
           bar = progress.add_task(label, total=settings.steps)
           seconds = 0.0
           if recipes.EQUAL in done:
             seconds = settings.steps * done[recipes.EQUAL].seconds_per_step
           done[label] = train(
             problem,
-            recipe,
+            recipes.recipe(label, problem, settings.steps),
             settings,
             seconds=seconds,
             on_progress=lambda steps, bar=bar: progress.advance(bar, steps),
@@ -120,13 +119,6 @@ def train_all(
         progress.advance(overall)
   except KeyboardInterrupt:
     console.print(f"[yellow]Stopped. {len(done)} rows are done and kept.")
-  missing = [
-    label
-    for label in labels
-    if recipes.recipe(label, problem, settings.steps) is None
-  ]
-  if missing:
-    console.print(f"Not in optax_mtl.METHODS: {', '.join(missing)}.")
   return {label: done[label] for label in labels if label in done}
 
 

@@ -74,7 +74,7 @@ def labels() -> list[str]:
   return [EQUAL, SWEEP, MUON, *_METHODS]
 
 
-def recipe(label: str, problem: Problem, steps: int) -> Recipe | None:
+def recipe(label: str, problem: Problem, steps: int) -> Recipe:
   """The recipe of a row.
 
   Args:
@@ -83,7 +83,7 @@ def recipe(label: str, problem: Problem, steps: int) -> Recipe | None:
     steps: For how long.
 
   Returns:
-    The recipe, or None where `optax_mtl` does not have the method.
+    The recipe.
   """
   num_tasks = problem.num_tasks
   if label == EQUAL:
@@ -101,9 +101,7 @@ def recipe(label: str, problem: Problem, steps: int) -> Recipe | None:
       lambda point: optax_mtl.fixed_weighting(num_tasks, point),
       sweep_weights(problem),
     )
-  build = optax_mtl.METHODS.get(_METHOD_OF.get(label, label))
-  if build is None:
-    return None
+  build = optax_mtl.METHODS[_METHOD_OF.get(label, label)]
   make = _SPECIAL.get(label, lambda build, num_tasks, steps: build(num_tasks))
   return Recipe(
     label,

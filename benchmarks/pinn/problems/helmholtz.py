@@ -27,12 +27,20 @@ def exact(points: jax.Array) -> jax.Array:
   )
 
 
-def helmholtz() -> Problem:
+def helmholtz(a_side: int = 128, boundary_scale: float = 4.0) -> Problem:
   """`u_xx + u_yy + u = q` on [-1, 1]², zero at the boundary.
 
   The setting of Wang, Teng & Perdikaris (2021): three tanh layers of 50, 128
   points a side and 128 inside, Adam with 1e-3, which shrinks by .9 every 1000
   steps. `q` is such that the solution is `sin(πx) sin(4πy)`.
+
+  Args:
+    a_side: Points on each side.
+    boundary_scale: The boundary's loss is so many times its mean square. The
+      paper adds up the means over the four sides.
+
+  Returns:
+    The problem.
   """
   # The Laplacian of the solution is so many times the solution.
   laplacian = -sum((wave * np.pi) ** 2 for wave in _WAVES)
@@ -45,7 +53,7 @@ def helmholtz() -> Problem:
     return in_x + in_y + value - (laplacian + 1) * exact(points)
 
   sides = [
-    uniform(128, low, high)
+    uniform(a_side, low, high)
     for low, high in (
       ((-1.0, -1.0), (-1.0, 1.0)),
       ((1.0, -1.0), (1.0, 1.0)),
@@ -62,8 +70,7 @@ def helmholtz() -> Problem:
       "boundary": Term(
         lambda field, params, points: field(points),
         on_sides(*sides),
-        # The paper adds up the means over the four sides.
-        scale=4.0,
+        scale=boundary_scale,
       ),
       "residual": Term(residuals, uniform(128, (-1.0, -1.0), (1.0, 1.0))),
     },
