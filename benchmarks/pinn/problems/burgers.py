@@ -74,7 +74,7 @@ def burgers() -> Problem:
   points = grid(times, places)
   return Problem(
     name="burgers",
-    terms=_terms(500, 50, 50),
+    terms=_terms(256, 50, 50),
     init=network.init([2, 50, 50, 50, 50, 50, 1]),
     predict=network.apply,
     points=points,
@@ -92,7 +92,7 @@ def burgers() -> Problem:
         ("m_config", "7.04 %", "a rate of 5e-4"),
       )
     ),
-    scaled="500 points inside instead of 2000, 3000 steps instead of 5000; "
+    scaled="256 points inside instead of 2000, 3000 steps instead of 5000; "
     "Adam with 1e-3 instead of 1e-4, which suits all methods better",
   )
 
