@@ -9,8 +9,6 @@ from collections.abc import Sequence
 
 from benchmarks.common import options, output, page
 from benchmarks.pinn import compare as pinn
-from benchmarks.pinn import recipes
-from benchmarks.pinn.problems import PROBLEMS
 from benchmarks.quality import compare as quality
 
 #: Of the digits: one or two of each family, so that all is done in minutes.
@@ -18,20 +16,6 @@ _METHODS = (
   "mgda,upgrad,conflict_free,pcgrad,cagrad,nash_mtl,uncertainty_weighting,"
   "gradnorm,dwa"
 )
-#: Of the equation: those that people use for it, and what they are judged by.
-_ROWS = (
-  recipes.EQUAL,
-  recipes.SWEEP,
-  recipes.MUON,
-  "norm_balance",
-  "lr_annealing",
-  "relobralo",
-  "uncertainty_weighting",
-  "conflict_free",
-  "upgrad",
-  "mgda, l2",
-)
-_STEPS = 3000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   add = parser.add_argument
   add("--methods", default=_METHODS, help="of the digits; comma-separated")
   add("--digits-steps", type=int, default=300, help="per network")
-  add("--helmholtz-steps", type=int, default=_STEPS, help="likewise")
+  add("--helmholtz-steps", type=int, default=2500, help="likewise")
   add("--seeds", type=int, default=3, help="networks a method")
   options.add_out(parser, "demo")
   args = parser.parse_args(argv)
@@ -56,13 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   if digits is None:
     return status
-  problem = PROBLEMS["helmholtz"]()
-  settings = pinn.new_settings(problem, args.helmholtz_steps, args.seeds)
-  runs = pinn.train_all(problem, settings, _ROWS, console)
-  sections = [digits]
-  if recipes.EQUAL in runs:
-    folder = args.out / "helmholtz"
-    sections.append(pinn.show(problem, settings, runs, console, folder))
+  equation = pinn.in_short(
+    console, args.out / "helmholtz", args.helmholtz_steps, args.seeds
+  )
+  sections = [digits] if equation is None else [digits, equation]
   for section in sections:
     console.print(section.sentence)
   report = args.out / "report.html"

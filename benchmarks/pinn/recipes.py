@@ -69,6 +69,20 @@ _METHODS = (
 )
 
 
+#: Those that decide something, and what they are judged by.
+SHORT = (
+  EQUAL,
+  SWEEP,
+  "norm_balance",
+  "lr_annealing",
+  "relobralo",
+  "uncertainty_weighting",
+  "db_pinn",
+  "upgrad",
+  "mgda, l2",
+)
+
+
 def labels() -> list[str]:
   """All rows of the table, those to judge the others by first."""
   return [EQUAL, SWEEP, MUON, *_METHODS]

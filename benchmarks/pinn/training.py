@@ -351,7 +351,7 @@ def time_steps(
   problem: Problem,
   recipes: Mapping[str, Recipe],
   settings: Settings,
-  rounds: int = 4,
+  rounds: int = 3,
 ) -> dict[str, float]:
   """Seconds of one step of one variant, the methods timed in turn.
 
