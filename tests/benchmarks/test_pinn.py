@@ -38,6 +38,10 @@ BURGERS_TABLE = np.array(
   ]
 )
 
+#: For what runs once: the compiler's best would take longer.
+once = functools.partial(
+  jax.jit, compiler_options={"xla_backend_optimization_level": 0}
+)
 problem_named = functools.cache(lambda name: PROBLEMS[name]())
 
 
@@ -171,7 +175,7 @@ def test_residuals_of_exact_solutions_vanish(x64):
   boxes = {name: inside(*box) for name, (_, *box, _) in EXACT.items()}
   log = jnp.log(burgers.VISCOSITY)
 
-  @jax.jit
+  @once
   def all_residuals(boxes):
     found = {}
     for name, (field, *_) in EXACT.items():
@@ -197,7 +201,7 @@ def test_conditions_of_exact_solutions_vanish():
   """At points drawn in float32, hence to roundings of values of some 100."""
   names = ["helmholtz", "klein_gordon", "burgers", "advection"]
 
-  @jax.jit
+  @once
   def conditions(key):
     found = {}
     for name in [*names, "burgers_inverse"]:
@@ -239,7 +243,7 @@ def test_derivatives_agree(x64):
   params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), small)
   field = functools.partial(problem.predict, params)
 
-  @jax.jit
+  @once
   def all_of_them(points):
     modes = ("reverse", "jet", "forward")
     found = [derivatives.second(field, points, 1, mode) for mode in modes]
