@@ -13,7 +13,7 @@ from benchmarks.pinn.training import Recipe
 
 EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
-MUON = "muon, equal weights"
+MUON = "muon"
 
 #: What the conditions weigh, where the residual weighs 1.
 SWEEP_FACTORS = (10.0, 100.0, 1000.0)
@@ -44,11 +44,11 @@ _SPECIAL: Mapping[str, Callable[[_Build, int, int], Any]] = {
   "db_pinn": lambda build, num_tasks, steps: optax_mtl.refresh_every(
     build(num_tasks, RESIDUAL), 100
   ),
-  "mgda, l2": lambda build, num_tasks, steps: build(num_tasks, normalize="l2"),
+  "mgda-l2": lambda build, num_tasks, steps: build(num_tasks, normalize="l2"),
   "dwa": lambda build, num_tasks, steps: build(num_tasks, steps_per_epoch=100),
 }
 #: Label -> the registered method, where that is another name.
-_METHOD_OF = {"mgda, l2": "mgda"}
+_METHOD_OF = {"mgda-l2": "mgda"}
 
 _METHODS = (
   "norm_balance",
@@ -63,7 +63,7 @@ _METHODS = (
   "m_config",
   "upgrad",
   "mgda",
-  "mgda, l2",
+  "mgda-l2",
   "dwa",
   "famo",
 )
@@ -79,7 +79,7 @@ SHORT = (
   "uncertainty_weighting",
   "db_pinn",
   "upgrad",
-  "mgda, l2",
+  "mgda-l2",
 )
 
 
