@@ -1,4 +1,4 @@
-"""Training on the logarithms of the losses, as if they were what is returned."""
+"""Training on the logarithms of the losses, as if those were returned."""
 
 import chex
 import harness
