@@ -1,11 +1,11 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import (
@@ -50,23 +50,26 @@ class _Watched(StackedTaskGradients):
     super().__init__(tree, num_tasks)
     self.seen: set[str] = set()
 
-  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
-    self.seen.add("gram")
-    return super().gram(shared, name=name)
+  # What a source fills in, and not what a rule calls: a rule may see the
+  # gradients through others, as scaled ones.
 
-  def squared_norms(
-    self, shared: Any = None, *, name: str = "shared"
-  ) -> jax.Array:
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    self.seen.add("gram")
+    return super()._gram(mask)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
     self.seen.add("norms")
-    return super().squared_norms(shared, name=name)
+    return super()._squared_norms(mask)
 
-  def gradient_of(self, task: ArrayLike) -> Any:
+  def _gradient_of(self, task: jax.Array) -> Any:
     self.seen.add("single")
-    return super().gradient_of(task)
+    return super()._gradient_of(task)
 
-  def cross_gram(self, other: TaskGradients) -> jax.Array:
+  def _cross_gram(
+    self, other: TaskGradients, mask: Sequence[bool] | None
+  ) -> jax.Array:
     self.seen.add("gram")
-    return super().cross_gram(other)
+    return super()._cross_gram(other, mask)
 
   def stacked(self) -> Any:
     self.seen.add("stacked")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import ItemsView, Iterator, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,16 @@ class WatchedArgs(Mapping[str, Any]):
     return new
 
 
+class RefusedArg(NamedTuple):
+  """Stands in the place of an extra arg that a wrapper cannot hand on.
+
+  Attributes:
+    reason: What the error says where a rule reads it.
+  """
+
+  reason: str
+
+
 class ExtraArg(Generic[_Value]):
   """An extra arg of the update, read as `step.<name>`; reading it is needing.
 
@@ -95,7 +105,10 @@ class ExtraArg(Generic[_Value]):
       return self
     if not step.has(self.name):
       raise MissingArgumentError(step.method, self.name, self.reason)
-    return self.read(step, step.extra[self.name])
+    value = step.extra[self.name]
+    if isinstance(value, RefusedArg):
+      raise TypeError(value.reason)
+    return self.read(step, value)
 
   def read(self, step: "Step", value: Any) -> _Value:
     """The value as a rule gets it, checked."""
