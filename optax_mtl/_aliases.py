@@ -41,14 +41,12 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   "LS": _row("equal_weighting(T)", "nash-mtl"),
   "LinearScalarization": _row("fixed_weighting(T, weights)", "nash-mtl"),
   "LinearWeighting": _row("fixed_weighting(T, weights)", "PINA"),
-  "MTAdam": _row("per_task(optax.scale_by_adam(), T)", "MTAdam"),
   "Mean": _row("equal_weighting(T, reduction='mean')", "TorchJD"),
   "MultiAdam": _row(
     "per_task(optax.scale_by_adam(0.99, 0.99), T)", "MultiAdam"
   ),
   "PseudoMomentumOperator": _row("m_config(T)", "ConFIG"),
   "SI": _row("log_losses(equal_weighting(T))", "nash-mtl"),
-  "STL": _row("fixed_weighting(T, one_hot)", "nash-mtl"),
   "ScaleInvariant": _row("log_losses(equal_weighting(T))", "nash-mtl"),
   "Sum": _row("equal_weighting(T)", "TorchJD, PhysicsNeMo"),
   "UW": _row("uncertainty_weighting(T)", "LibMTL, nash-mtl"),

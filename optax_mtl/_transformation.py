@@ -53,6 +53,9 @@ class WeightState(_WeightStateFields):
       )
     return WeightState(**(self._asdict() | changes))
 
+  #: What `copy.replace` calls, from Python 3.13 on.
+  __replace__ = _replace
+
 
 @dataclasses.dataclass(frozen=True)
 class View:
