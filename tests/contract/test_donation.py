@@ -36,12 +36,8 @@ WRAPPERS = {
 
 
 #: Those that change how weights come about.
-OF_WEIGHTS = (
-  "refresh_every",
-  "refresh_every, first",
-  "ema_weights",
-  "on_tasks",
-)
+OF_WEIGHTS = {name for name in WRAPPERS if name.startswith("refresh_every")}
+OF_WEIGHTS |= {"ema_weights", "on_tasks"}
 
 
 def assert_own_buffers(state):
