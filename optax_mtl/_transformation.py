@@ -34,7 +34,10 @@ class WeightState(_WeightStateFields):
 
   __slots__ = ()
 
-  def _replace(self, **changes: Any) -> "WeightState":
+  # Final to a type checker, for which it only sets fields.
+  def _replace(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, **changes: Any
+  ) -> "WeightState":
     """As of every `NamedTuple`, for anything but other weights.
 
     `optax.tree.set` replaces fields by this, and hands over those that stay.

@@ -74,8 +74,11 @@ class ScaledTaskGradients(TaskGradients):
     head_weights: jax.Array,
     keep: jax.Array | None,
   ) -> Any:
+    scales = self.scales
+    if keep is not None:  # The scale of a task that is left out may be NaN.
+      scales = jnp.where(keep, scales, jnp.ones_like(scales))
     return self.inner._combine(
-      weights * self.scales, mask, head_weights * self.scales, keep
+      weights * scales, mask, head_weights * scales, keep
     )
 
   def _map_rows(
