@@ -45,9 +45,10 @@ ROOMS = {
   ),
   "gram": (
     "From the Gram matrix",
-    "The weights come from the inner products of the task gradients: with "
-    "every source, that is one backward pass a task, and with the "
-    "representation source one through the heads alone.",
+    "The weights come from the inner products of the task gradients, their "
+    "lengths or other numbers of each: with every source, that is one backward "
+    "pass a task, and with the representation source one through the heads "
+    "alone.",
   ),
   "gradients": (
     "From the gradients themselves",
@@ -106,7 +107,9 @@ def _needs(facts: optax_mtl.Facts) -> str:
 def _cost(facts: optax_mtl.Facts) -> str:
   if facts.gram:
     return "T + 1"
-  return "T" if facts.stacked else "1"
+  if facts.stacked:
+    return "T"
+  return str(facts.single + facts.sums) if facts.single else "1"
 
 
 def _summary(function: Any) -> str:
@@ -186,12 +189,12 @@ def _state(function: Any) -> str:
 
 def _passes(facts: optax_mtl.Facts) -> str:
   if facts.norms:
-    return "T for the gradients' lengths; 1 for the update"
+    return "T for the gradients' lengths, or other numbers; 1 for the update"
   if facts.gram:
     return (
       "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
     )
-  return "T, whose gradients are stacked" if facts.stacked else "1"
+  return "T, whose gradients are stacked" if facts.stacked else _cost(facts)
 
 
 def _method_page(function: Any) -> str:

@@ -26,6 +26,7 @@ from optax_mtl.methods.gram import *
 from optax_mtl.methods.losses import *
 from optax_mtl.methods.preference import *
 from optax_mtl.sources import TaskGradients as TaskGradients
+from optax_mtl.sources import ntk_traces as ntk_traces
 from optax_mtl.sources import (
   value_and_representation_grads as value_and_representation_grads,
 )

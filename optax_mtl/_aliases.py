@@ -33,27 +33,51 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   "AutomaticWeightedLoss": _row(
     "uncertainty_weighting(T, variant='liebel')", "AutomaticWeightedLoss"
   ),
+  "Balancer": _row(
+    "norm_balance(T, **NORM_BALANCE_SETTINGS['encodec'])", "EnCodec"
+  ),
   "ConFIG": _row("conflict_free(T)", "ConFIG, TorchJD"),
   "Constant": _row("fixed_weighting(T, weights)", "TorchJD"),
+  "DB_MTL": _row(
+    "norm_balance(T, **NORM_BALANCE_SETTINGS['db_mtl'])", "LibMTL"
+  ),
   "EW": _row("equal_weighting(T)", "LibMTL"),
   "HomoscedasticUncertainty": _row("uncertainty_weighting(T)", "PhysicsNeMo"),
+  "GradNorm": (
+    Alias("gradnorm(T)", "GradNorm"),
+    Alias("norm_balance(T, **NORM_BALANCE_SETTINGS['jaxpi'])", "jaxpi"),
+  ),
   "IMTL": _row("imtl_g(T)", "LibMTL, nash-mtl"),
   "LS": _row("equal_weighting(T)", "nash-mtl"),
   "LinearScalarization": _row("fixed_weighting(T, weights)", "nash-mtl"),
   "LinearWeighting": _row("fixed_weighting(T, weights)", "PINA"),
+  "MetaBalance": _row(
+    "norm_balance(T, **NORM_BALANCE_SETTINGS['metabalance'])", "MetaBalance"
+  ),
   "Mean": _row("equal_weighting(T, reduction='mean')", "TorchJD"),
   "MultiAdam": _row(
     "per_task(optax.scale_by_adam(0.99, 0.99), T)", "MultiAdam"
+  ),
+  "NTKMTL": _row(
+    "norm_balance(T, **NORM_BALANCE_SETTINGS['ntkmtl'])", "NTKMTL"
   ),
   "PseudoMomentumOperator": _row("m_config(T)", "ConFIG"),
   "SI": _row("log_losses(equal_weighting(T))", "nash-mtl"),
   "ScaleInvariant": _row("log_losses(equal_weighting(T))", "nash-mtl"),
   "Sum": _row("equal_weighting(T)", "TorchJD, PhysicsNeMo"),
   "UW": _row("uncertainty_weighting(T)", "LibMTL, nash-mtl"),
+  "calculate_adaptive_weight": _row(
+    "norm_balance(T, **NORM_BALANCE_SETTINGS['vqgan'])", "VQ-GAN"
+  ),
   "dynamic_weight_averaging": _row("dwa(T, steps_per_epoch=k)", "nash-mtl"),
   "frank_wolfe": _row("mgda(T, solver='vanilla')", "MGDA's authors"),
+  "inverse_dirichlet": _row(
+    "lr_annealing(T, reference='max', statistic='std', decay=0.5)",
+    "inverse-dirichlet-pinn",
+  ),
   "loss_weights": _row("fixed_weighting(T, weights)", "DeepXDE, jinns"),
   "nash": _row("nash_mtl(T)", "nash-mtl"),
+  "ntk": _row("ntk_weighting(T)", "jaxpi, PhysicsNeMo"),
   "uncertainty": _row("uncertainty_weighting(T)", "many"),
 }
 
@@ -81,8 +105,8 @@ def explain(name: str, public: Iterable[str]) -> str:
   bare = _bare(name)
   missing = f"optax_mtl has no {name}. "
   if bare in aliases:
-    found = [f"{a.whose}'s is optax_mtl.{a.call}" for a in aliases[bare]]
-    return missing + "; ".join(found) + "."
+    found = [f"that of {a.whose} is optax_mtl.{a.call}" for a in aliases[bare]]
+    return f"{missing}Here {', '.join(found)}."
   if bare in names:
     return f"{missing}Here it is optax_mtl.{names[bare]}."
   near = difflib.get_close_matches(bare, [*names, *aliases], cutoff=_ALIKE)

@@ -1,6 +1,6 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +26,15 @@ class Facts(NamedTuple):
       them.
     optional: Extra args that it uses if they are there.
     gram: Whether it asks for inner products of the gradients: their Gram
-      matrix, the one across two batches, or their lengths; else a step costs
-      one backward pass with the implicit source.
+      matrix, the one across two batches, or their lengths, or other numbers of
+      each; else a step costs one backward pass with the implicit source.
     stacked: Whether it asks for the gradients themselves, all of them.
     weights: Whether it has weights.
-    norms: Whether all that it asks of the inner products are the lengths.
+    norms: Whether all that it asks of the inner products are the lengths, or
+      other numbers of each gradient by itself.
     single: Whether it asks for the gradient of single tasks.
+    sums: Whether a rule without weights asks for a weighted sum of the
+      gradients, as the update of all others is one.
   """
 
   needs: tuple[str, ...]
@@ -41,6 +44,7 @@ class Facts(NamedTuple):
   weights: bool
   norms: bool = False
   single: bool = False
+  sums: bool = False
 
 
 class _Watched(StackedTaskGradients):
@@ -61,9 +65,19 @@ class _Watched(StackedTaskGradients):
     self.seen.add("norms")
     return super()._squared_norms(mask)
 
+  def _map_measured(
+    self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
+  ) -> Any:
+    self.seen.add("norms")
+    return super()._map_measured(fun, mask)
+
   def _gradient_of(self, task: jax.Array) -> Any:
     self.seen.add("single")
     return super()._gradient_of(task)
+
+  def _combine(self, weights: jax.Array, *args: Any) -> Any:
+    self.seen.add("sums")
+    return super()._combine(weights, *args)
 
   def _cross_gram(
     self, other: TaskGradients, mask: Sequence[bool] | None
@@ -139,4 +153,5 @@ def facts(
     weights=not isinstance(rule, UpdateRule),
     norms="norms" in gradients.seen and "gram" not in gradients.seen,
     single="single" in gradients.seen,
+    sums="sums" in gradients.seen,
   )

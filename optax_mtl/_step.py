@@ -1,7 +1,7 @@
 """What one call of `update` tells a rule."""
 
 import dataclasses
-from collections.abc import ItemsView, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
@@ -150,6 +150,8 @@ class Step:
     preference: Array [T], the extra arg `preference=`.
     previous_losses: Array [T], the extra arg `previous_losses=`: the losses of
       the last batch after the last update.
+    traces: Array [T], the extra arg `traces=`: of the neural tangent kernels of
+      the tasks' residuals.
     second_grads: `TaskGradients`, the extra arg `second_grads=`.
     weights: Array [T], the extra arg `weights=`: weights of the user's own.
     method: The method's name, for errors.
@@ -165,6 +167,10 @@ class Step:
   preference = TaskArg("it says which solution on the Pareto front is wanted")
   previous_losses = TaskArg(
     "the weights learn from what the last update did to the losses of its batch"
+  )
+  traces = TaskArg(
+    "the weights come from the traces of the residuals' neural tangent "
+    "kernels, as optax_mtl.ntk_traces computes them"
   )
   second_grads = GradientsArg(
     "two independent batches make an unbiased estimate of the Gram matrix"
@@ -274,6 +280,29 @@ class Step:
     """
     squares = self.gradients.squared_norms(leaves, name=name)
     return jnp.sqrt(self.only_active(squares))
+
+  def map_gradients(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    leaves: Any = None,
+    name: str = "leaves",
+  ) -> Any:
+    """A function of each gradient by itself, with 0 for absent tasks.
+
+    For numbers of a gradient's entries, as their largest. It costs what `norms`
+    costs: nothing is stacked that the source does not hold.
+
+    Args:
+      fun: Function from one gradient, a list of its leaves, to a pytree of
+        arrays.
+      leaves: Which leaves it is given, as for `gram`.
+      name: What to call `leaves` in an error.
+
+    Returns:
+      What it returned for each task, leaves [T, ...].
+    """
+    rows = self.gradients.map_gradients(fun, leaves, name=name)
+    return jax.tree.map(self.only_active, rows)
 
   def cross_gram(self) -> jax.Array:
     """Products with the second batch's gradients, [T, T], 0 where absent.

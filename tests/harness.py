@@ -48,10 +48,10 @@ KINDS = {
   "gram, key": "pcgrad",
   "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "update": "graddrop",
+  "update, stacked": "graddrop",
+  "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())
-weighing_kinds = [name for name in every_kind if name != "graddrop"]
 
 #: Leaf path -> shape. A scalar is among them, and a leaf of several axes.
 _SHAPES = {"head": (2,), "trunk": {"bias": (), "kernel": (2, 5)}}
@@ -89,6 +89,7 @@ def weighs(name: str) -> bool:
 #: All methods that weigh, and all that make an update from the gradients.
 WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
 UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
+weighing_kinds = [n for n in every_kind if n not in UPDATING]
 
 
 def info(name: str) -> optax_mtl.MethodInfo:
@@ -124,6 +125,7 @@ def extra_args(
     "preference": np.tile([1.0, 2.0, 2.0][:num_tasks], (num_steps, 1)),
     # After a step the losses of its batch are lower by up to a fifth.
     "previous_losses": losses * rng.uniform(0.8, 1.0, shape),
+    "traces": 1 + losses**2,
   }
 
 

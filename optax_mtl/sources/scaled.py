@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from optax_mtl import linalg
-from optax_mtl.sources import masks
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
@@ -42,12 +41,16 @@ class ScaledTaskGradients(TaskGradients):
 
   def stacked(self) -> Any:
     """As in `TaskGradients`."""
+    return self._scaled_rows(self.inner.stacked())
+
+  def _scaled_rows(self, rows: Any) -> Any:
+    """A tree with leaves [T, ...], each row times its task's scale."""
 
     def scale(leaf: jax.Array) -> jax.Array:
-      rows = self.scales.reshape((-1,) + (1,) * (leaf.ndim - 1))
-      return linalg.scaled(leaf, rows)
+      factors = self.scales.reshape((-1,) + (1,) * (leaf.ndim - 1))
+      return linalg.scaled(leaf, factors)
 
-    return jax.tree.map(scale, self.inner.stacked())
+    return jax.tree.map(scale, rows)
 
   def _measured(self, shared: Any, name: str) -> list[bool] | None:
     if self.at_params:
@@ -84,7 +87,16 @@ class ScaledTaskGradients(TaskGradients):
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
-    return jax.lax.map(fun, masks.pick(mask, self.stacked()))
+    # A function of one gradient does not know which task's it is: what is
+    # mapped over are the scaled gradients, stacked.
+    rows = self.inner._map_rows(lambda row: row, mask)
+    return jax.lax.map(fun, self._scaled_rows(rows))
+
+  def _map_measured(
+    self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
+  ) -> Any:
+    rows = self.inner._map_measured(lambda row: row, mask)
+    return jax.lax.map(fun, self._scaled_rows(rows))
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

@@ -84,7 +84,7 @@ class TrunkTaskGradients(TaskGradients):
     return linalg.squared_norms(self._rows(mask), self.num_tasks)
 
   def _gradient_of(self, task: jax.Array) -> Any:
-    alone = jnp.arange(self.num_tasks) == task
+    alone = jnp.arange(self.num_tasks, dtype=jnp.int32) == task
     heads = []
     if not all(self._flags()):
       heads = self.pull_heads(self._ones(alone), alone)
@@ -107,7 +107,7 @@ class TrunkTaskGradients(TaskGradients):
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
-    return jax.lax.map(fun, self._rows(mask))
+    return masks.map_rows(fun, self._rows(mask), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

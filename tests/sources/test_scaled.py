@@ -48,6 +48,7 @@ def test_all_that_is_asked(source):
       on_trunk.gram(),
       grads.squared_norms(kernel),
       grads.gradient_of(2),
+      grads.map_gradients(lambda row: [jnp.max(leaf) for leaf in row], kernel),
       grads.combine(weights, keep=keep),
       on_trunk.combine(weights),
       grads.cross_gram(other),
@@ -84,6 +85,12 @@ def test_at_a_representation():
   np.testing.assert_allclose(scaled.gram(), want, rtol=1e-6)
   np.testing.assert_allclose(
     scaled.squared_norms(), jnp.diagonal(want), rtol=1e-6
+  )
+  largest = lambda row: jnp.max(jnp.abs(row[0]))  # noqa: E731
+  np.testing.assert_allclose(
+    scaled.map_gradients(largest),
+    scales * grads.map_gradients(largest),
+    rtol=1e-6,
   )
   with pytest.raises(ValueError, match="norm_params= chooses among the params"):
     scaled.gram(True, name="norm_params")

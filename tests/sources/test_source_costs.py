@@ -108,6 +108,12 @@ def test_m_config_takes_one_backward_pass_whatever_the_number_of_tasks():
   assert step_products("m_config", "implicit") == own + one
 
 
+def test_bloop_takes_two_backward_passes_whatever_the_number_of_tasks():
+  """The main gradient and the sum of the others; two products for each leaf."""
+  cost = step_products("bloop", "implicit")
+  assert cost == DEPTH + 2 * (2 * DEPTH - 1) + 2 * DEPTH
+
+
 def test_one_forward_pass():
   """Of every source: the forward layers' tanh are counted."""
   params, x = deep_network()

@@ -9,6 +9,9 @@ from optax_mtl.methods.losses.famo import famo as famo
 from optax_mtl.methods.losses.fixed_weighting import (
   fixed_weighting as fixed_weighting,
 )
+from optax_mtl.methods.losses.ntk_weighting import (
+  ntk_weighting as ntk_weighting,
+)
 from optax_mtl.methods.losses.relobralo import relobralo as relobralo
 from optax_mtl.methods.losses.softadapt import softadapt as softadapt
 from optax_mtl.methods.losses.uncertainty_weighting import (
