@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import ExtraArg, MissingArgumentError, Step
 from optax_mtl._transformation import Method
-from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class Facts(NamedTuple):

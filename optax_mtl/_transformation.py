@@ -13,7 +13,8 @@ from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step
-from optax_mtl.sources.task_gradients import TaskGradients, as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class WeightState(NamedTuple):

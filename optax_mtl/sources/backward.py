@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals
+from optax_mtl import _jax_programs
 from optax_mtl.sources import miscompiled, pullbacks, units
 from optax_mtl.sources.convolutions import canonical_program, canonicalize
 from optax_mtl.sources.trunk import Row
@@ -25,9 +25,9 @@ def row_of(
   pullback: Callable[[jax.Array], list[jax.Array]], cotangent: jax.Array
 ) -> Row:
   """What a pullback returns, with None for leaves that it never touches."""
-  program = _jax_internals.trace(pullback, cotangent)
+  program = _jax_programs.trace(pullback, cotangent)
   leaves = canonical_program(program)(cotangent)
-  touched = _jax_internals.depends(program)
+  touched = _jax_programs.depends(program)
   # A linear function is zero where it does not depend on its argument.
   return [x if t else None for x, t in zip(leaves, touched, strict=True)]
 
@@ -79,8 +79,8 @@ class Backward:
     """
     if chunk_size is not None or self.losses_like.shape[0] > _EACH:
       return None
-    program = _jax_internals.trace(self._push, self.params)
-    entries = _jax_internals.entries(program)
+    program = _jax_programs.trace(self._push, self.params)
+    entries = _jax_programs.entries(program)
     if entries is None:
       return None
     one = jnp.ones((1,), self.losses_like.dtype)

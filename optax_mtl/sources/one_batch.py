@@ -13,7 +13,7 @@ from optax_mtl.sources.backward import Backward, differentiate
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import StackedTaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.trunk import (
   HeadGradients,
   TrunkTaskGradients,

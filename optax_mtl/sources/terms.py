@@ -7,13 +7,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pairs, pullbacks
 from optax_mtl.sources.arguments import Arguments
 from optax_mtl.sources.convolutions import canonical_program, canonicalize
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import StackedTaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.trunk import Row, fill, from_rows, stack_rows
 
 
@@ -38,11 +38,11 @@ class Term:
     self.loss, self._vjp, self.aux = jax.vjp(loss_of, params, has_aux=True)
 
   @functools.cached_property
-  def _program(self) -> _jax_internals.Program:
+  def _program(self) -> _jax_programs.Program:
     def pullback(cotangent: jax.Array) -> list[jax.Array]:
       return jax.tree.leaves(self._vjp(cotangent)[0])
 
-    return _jax_internals.trace(pullback, pullbacks.like(self.loss))
+    return _jax_programs.trace(pullback, pullbacks.like(self.loss))
 
   def row(self, after: Any = None) -> Row:
     """The term's gradient, None for leaves that it does not touch.
@@ -57,7 +57,7 @@ class Term:
     if after is not None:
       one, _ = jax.lax.optimization_barrier((one, after))
     leaves = canonical_program(self._program)(one)
-    touched = _jax_internals.depends(self._program)
+    touched = _jax_programs.depends(self._program)
     return [x if t else None for x, t in zip(leaves, touched, strict=True)]
 
   def anew(self) -> list[jax.Array]:
@@ -228,6 +228,12 @@ def value_and_grads_of(
   keys = sorted(functions)
   if not keys:
     raise ValueError("There must be at least one term, got an empty dict.")
+  for key in keys:
+    if not callable(functions[key]):
+      raise TypeError(
+        f"the term {key!r} is a {type(functions[key]).__name__}, and no "
+        "function (params, *batch) -> loss."
+      )
 
   def loss_of(
     key: Any, batch: Any, arguments: Arguments
