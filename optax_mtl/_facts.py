@@ -15,7 +15,8 @@ from optax_mtl._step import (
   WatchedArgs,
 )
 from optax_mtl._transformation import Method
-from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class Facts(NamedTuple):
@@ -71,7 +72,7 @@ class _Watched(StackedTaskGradients):
     self.seen.add("norms")
     return super()._map_measured(fun, mask)
 
-  def _gradient_of(self, task: jax.Array) -> Any:
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     self.seen.add("single")
     return super()._gradient_of(task)
 

@@ -13,7 +13,8 @@ from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
-from optax_mtl.sources.task_gradients import TaskGradients, as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class _WeightStateFields(NamedTuple):
@@ -152,9 +153,8 @@ def as_method(
   ) -> tuple[Any, Any]:
     gradients = as_task_gradients(updates, num_tasks, params)
     named = {"the task gradients": gradients.names}
-    if active is not None:
-      named["active="] = _checks.task_names(active)
-      active = _checks.task_mask(active, num_tasks, "active")
+    named["active="] = _checks.task_names(active)
+    active = gradients.taking_part(active)
     seen: Mapping[str, Any] = extra_args
     for view in views:
       gradients, active, seen = view(gradients, active, seen)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from optax_mtl import linalg
+from optax_mtl.sources import masks
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
@@ -25,6 +26,7 @@ class ScaledTaskGradients(TaskGradients):
       names=inner.names,
       shared=inner.shared,
       heads=inner.heads,
+      present=inner.present,
     )
     self.at_params = inner.at_params
     self.inner = inner
@@ -64,7 +66,7 @@ class ScaledTaskGradients(TaskGradients):
     # One after the other, so that no square over- or underflows by itself.
     return self.inner._squared_norms(mask) * self.scales * self.scales
 
-  def _gradient_of(self, task: jax.Array) -> Any:
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     return jax.tree.map(
       lambda leaf: linalg.scaled(leaf, self.scales[task]),
       self.inner._gradient_of(task),
@@ -90,13 +92,13 @@ class ScaledTaskGradients(TaskGradients):
     # A function of one gradient does not know which task's it is: what is
     # mapped over are the scaled gradients, stacked.
     rows = self.inner._map_rows(lambda row: row, mask)
-    return jax.lax.map(fun, self._scaled_rows(rows))
+    return masks.map_rows(fun, self._scaled_rows(rows), self.num_tasks)
 
   def _map_measured(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
     rows = self.inner._map_measured(lambda row: row, mask)
-    return jax.lax.map(fun, self._scaled_rows(rows))
+    return masks.map_rows(fun, self._scaled_rows(rows), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

@@ -7,7 +7,7 @@ import optax
 
 from optax_mtl._rule import WeightRule
 from optax_mtl._transformation import Method, View
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 
 _Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
 

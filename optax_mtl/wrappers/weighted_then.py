@@ -12,7 +12,7 @@ from optax_mtl._rule import Rule, UpdateRule, WeightRule
 from optax_mtl._step import RefusedArg, Step, WatchedArgs
 from optax_mtl._transformation import Method, as_method
 from optax_mtl.sources.scaled import ScaledTaskGradients
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 
 
 class WeightedThenMemory(NamedTuple):

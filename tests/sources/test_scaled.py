@@ -9,7 +9,7 @@ from small_networks import T
 
 import optax_mtl
 from optax_mtl.sources.scaled import ScaledTaskGradients
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 
 SCALES = jnp.array([2.0, 0.5, -3.0])
 
