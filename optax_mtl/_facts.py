@@ -76,9 +76,15 @@ class _Watched(StackedTaskGradients):
     self.seen.add("single")
     return super()._gradient_of(task)
 
-  def _combine(self, weights: jax.Array, *args: Any) -> Any:
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
     self.seen.add("sums")
-    return super()._combine(weights, *args)
+    return super()._combine(weights, mask, head_weights, keep)
 
   def _cross_gram(
     self, other: TaskGradients, mask: Sequence[bool] | None

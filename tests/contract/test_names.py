@@ -130,7 +130,7 @@ def test_the_order_is_by_name():
 
 def test_names_that_a_source_carries():
   """They count where the update's extra args have none."""
-  grads = optax_mtl.sources.task_gradients.as_task_gradients(GRADS, 3)
+  grads = optax_mtl.sources.as_task_gradients(GRADS, 3)
   grads.names = ("bc", "ic", "pde")
   weights = {"bc": 5.0, "ic": 10.0, "pde": 1.0}
   tx = optax_mtl.fixed_weighting(3, weights)

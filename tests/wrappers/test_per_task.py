@@ -114,7 +114,7 @@ def test_recipes(recipe):
 
 def test_the_gradients_themselves_are_needed():
   """A known trunk hides the heads; the wrapper says what to do."""
-  gradients = optax_mtl.sources.task_gradients.as_task_gradients(jnp.eye(2), 2)
+  gradients = optax_mtl.sources.as_task_gradients(jnp.eye(2), 2)
   tx = optax_mtl.per_task(optax.identity(), 2)
   with pytest.raises(TypeError, match="source='stacked' without shared="):
     tx.update(gradients, tx.init(jnp.zeros(2)))
