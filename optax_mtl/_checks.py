@@ -159,15 +159,15 @@ def stack_scalars(value: Any, name: str) -> jax.Array:
   return jnp.stack([array.astype(dtype) for array in arrays])
 
 
-def task_number(value: Any, num_tasks: int) -> jax.Array:
-  """The number of one task as a scalar int32; traced ones are clipped.
+def task_number(value: Any, num_tasks: int) -> jax.Array | int:
+  """The number of one task: an int, or a scalar int32 that is clipped.
 
   Args:
     value: An int, or a scalar int array.
     num_tasks: The number of tasks `T`.
 
   Returns:
-    A scalar int32 from 0 to T - 1.
+    An int or a scalar int32 from 0 to T - 1.
 
   Raises:
     TypeError: It is no integer, or no scalar.
@@ -179,11 +179,13 @@ def task_number(value: Any, num_tasks: int) -> jax.Array:
       "task must be a scalar int, the number of one task, got "
       f"{array.dtype}{list(array.shape)}."
     )
-  if is_python_number(value) and not 0 <= value < num_tasks:
-    raise ValueError(
-      f"task must lie in [0, {num_tasks - 1}], one of the {num_tasks} tasks, "
-      f"got {value}."
-    )
+  if is_python_number(value):
+    if not 0 <= value < num_tasks:
+      raise ValueError(
+        f"task must lie in [0, {num_tasks - 1}], one of the {num_tasks} tasks, "
+        f"got {value}."
+      )
+    return int(value)
   return jnp.clip(array, 0, num_tasks - 1).astype(jnp.int32)
 
 

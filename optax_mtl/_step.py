@@ -2,14 +2,15 @@
 
 import dataclasses
 from collections.abc import Callable, ItemsView, Iterator, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
 from optax_mtl import _checks, _jax_internals
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import TaskGradients, as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 _Tree = TypeVar("_Tree")
 _Value = TypeVar("_Value")
@@ -68,6 +69,16 @@ class WatchedArgs(Mapping[str, Any]):
     return new
 
 
+class RefusedArg(NamedTuple):
+  """Stands in the place of an extra arg that a wrapper cannot hand on.
+
+  Attributes:
+    reason: What the error says where a rule reads it.
+  """
+
+  reason: str
+
+
 class ExtraArg(Generic[_Value]):
   """An extra arg of the update, read as `step.<name>`; reading it is needing.
 
@@ -95,7 +106,10 @@ class ExtraArg(Generic[_Value]):
       return self
     if not step.has(self.name):
       raise MissingArgumentError(step.method, self.name, self.reason)
-    return self.read(step, step.extra[self.name])
+    value = step.extra[self.name]
+    if isinstance(value, RefusedArg):
+      raise TypeError(value.reason)
+    return self.read(step, value)
 
   def read(self, step: "Step", value: Any) -> _Value:
     """The value as a rule gets it, checked."""

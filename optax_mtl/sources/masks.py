@@ -50,13 +50,19 @@ def check_within(mask: Any, trunk: Any, name: str) -> None:
 
 def pick(mask: Sequence[bool] | None, tree: Any) -> list[Any]:
   """The leaves that the mask, one bool a leaf, selects; None: all."""
-  leaves = jax.tree.leaves(tree)
+  return pick_leaves(mask, jax.tree.leaves(tree))
+
+
+def pick_leaves(
+  mask: Sequence[bool] | None, leaves: Sequence[Any]
+) -> list[Any]:
+  """As `pick`, of leaves some of which may be None."""
   if mask is None:
-    return leaves
+    return list(leaves)
   return [leaf for leaf, keep in zip(leaves, mask, strict=True) if keep]
 
 
-def row(tree: Any, task: jax.Array) -> Any:
+def row(tree: Any, task: jax.Array | int) -> Any:
   """One task's leaves of a tree with leaves [T, ...], by its number."""
   return jax.tree.map(
     lambda leaf: jax.lax.dynamic_index_in_dim(leaf, task, keepdims=False), tree

@@ -8,98 +8,69 @@ import jax
 from optax_mtl import _checks
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
+from optax_mtl.sources.arguments import Arguments
+from optax_mtl.sources.backward import Backward, differentiate
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.trunk import TrunkTaskGradients
-
-#: From this many params on, CPUs differentiate one task after another: side by
-#: side, the tasks' gradients do not fit the cache.
-_LARGE = 1 << 18
-
-
-def _bind(
-  fun: Callable[..., Any],
-  argnums: int | Sequence[int],
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
-) -> tuple[Any, Callable[[Any], Any]]:
-  """The arguments to differentiate, and `fun` as a function of those alone."""
-  single = isinstance(argnums, int)
-  positions = (argnums,) if single else tuple(argnums)
-  if any(not -len(args) <= i < len(args) for i in positions):
-    raise ValueError(
-      f"argnums={argnums} names a positional argument that is not there: the "
-      f"call has {len(args)}."
-    )
-  positions = tuple(i % len(args) for i in positions)
-  params = tuple(args[i] for i in positions)
-  for i, param in zip(positions, params, strict=True):
-    _checks.check_inexact(param, f"argument {i}")
-
-  def of_params(params: Any) -> Any:
-    full = list(args)
-    for i, param in zip(
-      positions, (params,) if single else params, strict=True
-    ):
-      full[i] = param
-    return fun(*full, **kwargs)
-
-  return params[0] if single else params, of_params
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.trunk import (
+  HeadGradients,
+  TrunkTaskGradients,
+  from_rows,
+)
 
 
-def _stack(
-  row: Callable[[jax.Array], Any],
-  losses: jax.Array,
-  params: Any,
-  chunk_size: int | None,
-) -> Any:
-  """`row` of each task's unit cotangent, stacked: leaves [T, ...]."""
-  cotangents = pullbacks.unit_cotangents(pullbacks.like(losses))
-  small = sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE
-  if chunk_size is None and small and not miscompiled.batches_wrongly():
-    return units.at_once(row, cotangents)
-  return units.map_rows(canonicalize(row, losses), cotangents, chunk_size)
+class _SharedHeads(HeadGradients):
+  """Heads that are pulled back with all tasks' weights at once."""
 
+  def __init__(
+    self, backward: Backward, in_heads: list[bool], chunk_size: int | None
+  ):
+    self.backward = backward
+    self.in_heads = in_heads
+    self.chunk_size = chunk_size
 
-def _trunk_gradients(
-  pullback: Callable[[jax.Array], Any],
-  losses: jax.Array,
-  params: Any,
-  chunk_size: int | None,
-  **facts: Any,
-) -> TrunkTaskGradients:
-  """The trunk's gradients, stacked, and a pullback for the heads."""
-  in_trunk = jax.tree.leaves(facts["shared"])
-  in_heads = [not flag for flag in in_trunk]
+  def _leaves(self, gradient: Any) -> list[jax.Array]:
+    return masks.pick(self.in_heads, gradient)
 
-  def trunk_row(unit: jax.Array) -> list[jax.Array]:
-    return masks.pick(in_trunk, pullback(unit))
-
-  def pull_heads(weights: jax.Array, keep: jax.Array | None) -> list[jax.Array]:
-    del keep  # The tasks share one forward pass: see value_and_task_grads.
+  def combine(
+    self, weights: jax.Array, keep: jax.Array | None
+  ) -> list[jax.Array]:
+    del keep  # The tasks share one backward pass: see value_and_task_grads.
     return pullbacks.pull_back(
-      lambda cotangent: masks.pick(in_heads, pullback(cotangent)),
+      lambda cotangent: self._leaves(self.backward.of_all(cotangent)),
       weights,
-      losses.dtype,
+      self.backward.losses_like.dtype,
     )
 
-  def map_heads(fun: Callable[[list[jax.Array]], Any]) -> Any:
-    return _stack(
-      lambda unit: fun(masks.pick(in_heads, pullback(unit))),
-      losses,
-      params,
-      chunk_size,
+  def map_rows(self, fun: Callable[[list[jax.Array]], Any]) -> Any:
+    return self.backward.map_tasks(
+      lambda gradient: fun(self._leaves(gradient)), self.chunk_size
     )
 
-  return TrunkTaskGradients(
-    _stack(trunk_row, losses, params, chunk_size),
-    pull_heads,
-    map_heads,
-    pullbacks.like(params),
-    losses.shape[0],
-    **facts,
+  def gradient_of(self, task: jax.Array | int) -> list[jax.Array]:
+    units = pullbacks.unit_cotangents(self.backward.losses_like)
+    return self._leaves(self.backward.of_all(masks.row(units, task)))
+
+
+def _stacked(backward: Backward, chunk_size: int | None, **facts: Any) -> Any:
+  """The gradients of all tasks, stacked; of the trunk alone if there is one."""
+  like = pullbacks.like(backward.params)
+  each = backward.of_each(chunk_size)
+  if each is not None:
+    grads = from_rows(each, like, **facts)
+    plain = isinstance(grads, StackedTaskGradients)
+    return grads.tree if plain else grads
+  if facts["shared"] is None:
+    return backward.map_tasks(lambda gradient: gradient, chunk_size)
+  in_trunk = jax.tree.leaves(facts["shared"])
+  trunk = backward.map_tasks(
+    lambda gradient: masks.pick(in_trunk, gradient), chunk_size
   )
+  heads = _SharedHeads(backward, [not flag for flag in in_trunk], chunk_size)
+  num_tasks = backward.losses_like.shape[0]
+  return TrunkTaskGradients(trunk, heads, like, num_tasks, **facts)
 
 
 def value_and_task_grads(
@@ -196,7 +167,8 @@ def value_and_task_grads(
 
   def value_and_grads(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
-    params, of_params = _bind(fun, argnums, args, kwargs)
+    arguments = Arguments(argnums, args)
+    params, of_params = arguments.params, arguments.apply_to(fun, **kwargs)
     trunk = masks.trunk_of(shared, params)
     names = losses_lib.Recorder()
 
@@ -204,25 +176,20 @@ def value_and_task_grads(
       value, aux = losses_lib.split(of_params(params), has_aux, "fun")
       return names.stack(value), aux
 
-    losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
-    pullback = lambda cotangent: vjp(cotangent)[0]  # noqa: E731
-    facts: dict[str, Any] = {
-      "names": names.names,
-      "shared": trunk,
-      "heads": heads,
-    }
+    facts: dict[str, Any] = {"shared": trunk, "heads": heads}
     if source == "implicit":
+      losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
       grads = ImplicitTaskGradients(
-        canonicalize(pullback, losses),
+        canonicalize(lambda cotangent: vjp(cotangent)[0], losses),
         pullbacks.like(losses),
         pullbacks.like(params),
         1 if chunk_size is None else chunk_size,
+        names=names.names,
         **facts,
       )
-    elif trunk is not None:
-      grads = _trunk_gradients(pullback, losses, params, chunk_size, **facts)
     else:
-      grads = _stack(pullback, losses, params, chunk_size)
+      losses, backward, aux = differentiate(losses_of, params)
+      grads = _stacked(backward, chunk_size, names=names.names, **facts)
     value = names.back(losses)
     return ((value, aux) if has_aux else value), grads
 

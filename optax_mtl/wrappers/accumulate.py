@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
   within_translators,
@@ -109,10 +109,8 @@ def accumulate(
   ) -> tuple[Any, AccumulateState]:
     source = as_task_gradients(updates, num_tasks, params)
     gradients = source.stacked()
-    if active is None:
-      present = jnp.ones((num_tasks,), jnp.bool_)
-    else:
-      present = _checks.task_mask(active, num_tasks, "active")
+    active = source.taking_part(active)
+    present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
 
     def add(total: jax.Array, new: jax.Array) -> jax.Array:
       mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
