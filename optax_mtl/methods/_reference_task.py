@@ -56,7 +56,7 @@ def reference_task(
     ValueError: No task has that name, or the update has no names.
   """
   if not isinstance(value, str):
-    return _checks.task_number(value, step.num_tasks)
+    return jnp.asarray(_checks.task_number(value, step.num_tasks), jnp.int32)
   also = f", and it is none of {', '.join(others)}" if others else ""
   if step.names is None:
     raise ValueError(

@@ -82,17 +82,17 @@ def test_one_term_of_several_costs_one_term():
 
 
 def test_pairs_of_gradients_are_all_that_is_held():
-  """Temp memory of the Gram matrix at T = 8, in the params' size."""
+  """Temp memory of the Gram matrix at T = 16, in the params' size."""
   size = 1 << 16
   terms = {
-    f"{t}": lambda p, x, t=t: jnp.sum(p * x) ** (t + 1) for t in range(8)
+    f"{t}": lambda p, x, t=t: jnp.sum(p * x) ** (t + 1) for t in range(16)
   }
 
   def gram(source, params, batches):
     _, grads = optax_mtl.value_and_task_batch_grads(terms, source=source)(
       params, batches
     )
-    return as_task_gradients(grads, 8, params).gram()
+    return as_task_gradients(grads, 16, params).gram()
 
   def memory(source):
     run = jax.jit(functools.partial(gram, source))
@@ -100,7 +100,8 @@ def test_pairs_of_gradients_are_all_that_is_held():
     program = run.lower(like, dict.fromkeys(terms, like)).compile()
     return program.memory_analysis().temp_size_in_bytes / (4 * size)
 
-  assert memory("implicit") < 4 < 8 <= memory("stacked")
+  # Two gradients, and what the loops and the branch carry, whatever T.
+  assert memory("implicit") < 8 < 16 <= memory("stacked")
 
 
 def test_m_config_takes_the_gradient_of_one_term():
