@@ -126,7 +126,7 @@ def refresh_every(
     def weigh(
       step: Step, memory: RefreshEveryMemory
     ) -> tuple[jax.Array, RefreshEveryMemory]:
-      step.given(initial)  # the names must fit
+      _checks.check_names(initial, step.names, "refresh_every")
 
       def fresh(inner: Any) -> tuple[jax.Array, Any]:
         weights, inner = rule.weigh(step, inner)

@@ -52,6 +52,13 @@ BY_NAME = {
     lambda first: optax_mtl.gradnorm(3, initial_losses=first),
     [1.0, 2.0, 3.0],
   ),
+  "famo": (lambda low: optax_mtl.famo(3, min_losses=low), [0.1, 0.2, 0.3]),
+  "refresh_every": (
+    lambda first: optax_mtl.refresh_every(
+      optax_mtl.dwa(3, steps_per_epoch=1), 2, first=1, initial_weights=first
+    ),
+    [1.0, 2.0, 3.0],
+  ),
   "upgrad": (lambda p: optax_mtl.upgrad(3, p), [1.0, 2.0, 3.0]),
   "dual_proj": (lambda p: optax_mtl.dual_proj(3, p), [1.0, 2.0, 3.0]),
   "aligned_mtl": (lambda p: optax_mtl.aligned_mtl(3, p), [1.0, 2.0, 3.0]),
