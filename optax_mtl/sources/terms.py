@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
-from optax_mtl.sources import masks, miscompiled, pairs, pullbacks
+from optax_mtl.sources import masks, miscompiled, pairs, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
 from optax_mtl.sources.convolutions import canonical_program, canonicalize
 from optax_mtl.sources.masks import Heads
@@ -55,7 +55,7 @@ class Term:
     """
     one = jnp.ones((), self.loss.dtype)
     if after is not None:
-      one, _ = jax.lax.optimization_barrier((one, after))
+      one = units.after(after, one)
     leaves = canonical_program(self._program)(one)
     touched = _jax_programs.depends(self._program)
     return [x if t else None for x, t in zip(leaves, touched, strict=True)]
@@ -263,9 +263,14 @@ def value_and_grads_of(
     terms: dict[Any, Term] = {}
     rows: dict[Any, Row] = {}
     for number, (key, batch) in enumerate(batches.items()):
-      if chunk_size is not None and number and number % chunk_size == 0:
+      if (
+        source == "stacked"
+        and chunk_size
+        and number
+        and not (number % chunk_size)
+      ):
         # Nothing of a group begins before the gradients of the last are there.
-        params, _ = jax.lax.optimization_barrier((params, list(rows.values())))
+        params = units.after(list(rows.values()), arguments.params)
       terms[key] = Term(loss_of(key, batch, arguments), params)
       if source == "stacked":
         rows[key] = terms[key].row()
