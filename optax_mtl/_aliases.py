@@ -1,6 +1,7 @@
 """What methods are called elsewhere, for errors and for the docs."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -104,6 +105,11 @@ def explain(name: str, public: Iterable[str]) -> str:
   aliases = {_bare(alias): found for alias, found in ALIASES.items()}
   bare = _bare(name)
   missing = f"optax_mtl has no {name}. "
+  if name.isidentifier() and importlib.util.find_spec(f"optax_mtl.{name}"):
+    return (
+      f"optax_mtl.{name} is a module that is not imported with the package: "
+      f"from optax_mtl import {name}."
+    )
   if bare in aliases:
     found = [f"that of {a.whose} is optax_mtl.{a.call}" for a in aliases[bare]]
     return f"{missing}Here {', '.join(found)}."
