@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_programs, linalg
+from optax_mtl import _jax_internals, _jax_programs, linalg
 from optax_mtl.sources import masks, units
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -21,6 +21,12 @@ def like(tree: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
   )
+
+
+def one_like(losses: jax.Array) -> jax.Array:
+  """Ones of the shape, dtype and, in `shard_map`, the type of some losses."""
+  axes = _jax_internals.varying_axes(losses)
+  return _jax_internals.vary(jnp.ones(losses.shape, losses.dtype), axes)
 
 
 def unit_cotangents(losses_like: jax.ShapeDtypeStruct) -> jax.Array:

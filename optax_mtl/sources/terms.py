@@ -11,7 +11,8 @@ from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pairs, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
-from optax_mtl.sources.convolutions import canonical_program, canonicalize
+from optax_mtl.sources.backward import row_of
+from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.trunk import Row, fill, from_rows, stack_rows
@@ -35,14 +36,13 @@ class Term:
       params: The params.
     """
     self._loss_of, self._params = loss_of, params
-    self.loss, self._vjp, self.aux = jax.vjp(loss_of, params, has_aux=True)
+    self.loss, vjp, self.aux = jax.vjp(loss_of, params, has_aux=True)
 
-  @functools.cached_property
-  def _program(self) -> _jax_programs.Program:
     def pullback(cotangent: jax.Array) -> list[jax.Array]:
-      return jax.tree.leaves(self._vjp(cotangent)[0])
+      return jax.tree.leaves(vjp(cotangent)[0])
 
-    return _jax_programs.trace(pullback, pullbacks.like(self.loss))
+    self._one = pullbacks.one_like(self.loss)
+    self._program = _jax_programs.trace(pullback, self._one)
 
   def row(self, after: Any = None) -> Row:
     """The term's gradient, None for leaves that it does not touch.
@@ -53,12 +53,8 @@ class Term:
     Returns:
       The leaves.
     """
-    one = jnp.ones((), self.loss.dtype)
-    if after is not None:
-      one = units.after(after, one)
-    leaves = canonical_program(self._program)(one)
-    touched = _jax_programs.depends(self._program)
-    return [x if t else None for x, t in zip(leaves, touched, strict=True)]
+    one = self._one if after is None else units.after(after, self._one)
+    return row_of(self._program, one)
 
   def anew(self) -> list[jax.Array]:
     """The term's gradient from another run of its function."""

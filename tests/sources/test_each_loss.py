@@ -203,9 +203,10 @@ def test_sixteen_are_taken_apart():
   """The limit is one of compile time, and stands in the docs."""
   assert backward._EACH == 16
   params = normal(0, 16)
-  push = jax.linearize(lambda p: jnp.stack(list(p)), params)[1]
-  like = jax.ShapeDtypeStruct((16,), jnp.float32)
-  rows = backward.Backward(push, like, params).of_each(None)
+  _, whole, _ = backward.differentiate(
+    lambda p: (jnp.stack(list(p)), None), params
+  )
+  rows = whole.of_each(None)
   assert rows is not None and len(rows) == 16
 
 
