@@ -49,7 +49,7 @@ class ScaledTaskGradients(TaskGradients):
     """A tree with leaves [T, ...], each row times its task's scale."""
 
     def scale(leaf: jax.Array) -> jax.Array:
-      factors = self.scales.reshape((-1,) + (1,) * (leaf.ndim - 1))
+      factors = linalg.beside(self.scales, leaf)
       return linalg.scaled(leaf, factors)
 
     return jax.tree.map(scale, rows)

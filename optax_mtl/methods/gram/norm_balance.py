@@ -312,7 +312,9 @@ def norm_balance(
     _checks.check_choice("scale", scale, ("num_tasks",))
   else:
     _checks.check_range("scale", scale, 0)
-  pair = isinstance(ratio_bounds, (tuple, list)) and len(ratio_bounds) == 2
+  # A type says so, but a single number is what one is tempted to write.
+  given: Any = ratio_bounds
+  pair = isinstance(given, (tuple, list)) and len(ratio_bounds) == 2
   known: list[Any] = [0]
   if pair:
     known += [x for x in ratio_bounds if _checks.is_python_number(x)]
