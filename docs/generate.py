@@ -25,7 +25,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optax_mtl  # noqa: E402
-from optax_mtl import _registry  # noqa: E402
+from optax_mtl import _aliases, _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -228,6 +228,28 @@ def _method_page(function: Any) -> str:
   return "\n".join([*lines, "```", ""])
 
 
+def _names_elsewhere() -> list[str]:
+  """What other libraries call a method, as a section with a table."""
+  rows = [
+    f"| `{name}` | {alias.whose} | `{alias.call}` |"
+    for name, found in sorted(
+      _aliases.ALIASES.items(), key=lambda row: row[0].lower()
+    )
+    for alias in found
+  ]
+  return [
+    "## Names elsewhere",
+    "",
+    "Names that differ from those here by capitals and underscores alone are",
+    "left out. `optax_mtl.<name>` is an error that says the same.",
+    "",
+    "| Name | Whose | Here |",
+    "|---|---|---|",
+    *rows,
+    "",
+  ]
+
+
 def pages() -> dict[str, str]:
   """File name under `docs/methods` -> its text."""
   lines = [
@@ -252,6 +274,7 @@ def pages() -> dict[str, str]:
     lines += ["```", ""]
     for function in functions:
       result[f"{function.info.name}.md"] = _method_page(function)
+  lines += _names_elsewhere()
   return {"index.md": "\n".join(lines), **result}
 
 

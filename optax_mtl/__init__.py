@@ -57,7 +57,7 @@ METHODS = _MappingProxyType(_METHODS)
 
 if not _TYPE_CHECKING:  # A type checker would take any name for one of ours.
 
-  def __getattr__(name):
+  def __getattr__(name: str):
     """Says what a name that is looked for here is called."""
     if name.startswith("_"):
       raise AttributeError(f"optax_mtl has no attribute {name}.", name=name)

@@ -1,6 +1,7 @@
 """What methods are called elsewhere, for errors and for the docs."""
 
 import difflib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -51,7 +52,6 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   "LS": _row("equal_weighting(T)", "nash-mtl"),
   "LinearScalarization": _row("fixed_weighting(T, weights)", "nash-mtl"),
   "LinearWeighting": _row("fixed_weighting(T, weights)", "PINA"),
-  "MTAdam": _row("per_task(optax.scale_by_adam(), T)", "MTAdam"),
   "MetaBalance": _row(
     "norm_balance(T, **NORM_BALANCE_SETTINGS['metabalance'])", "MetaBalance"
   ),
@@ -64,7 +64,6 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   ),
   "PseudoMomentumOperator": _row("m_config(T)", "ConFIG"),
   "SI": _row("log_losses(equal_weighting(T))", "nash-mtl"),
-  "STL": _row("fixed_weighting(T, one_hot)", "nash-mtl"),
   "ScaleInvariant": _row("log_losses(equal_weighting(T))", "nash-mtl"),
   "Sum": _row("equal_weighting(T)", "TorchJD, PhysicsNeMo"),
   "UW": _row("uncertainty_weighting(T)", "LibMTL, nash-mtl"),
@@ -106,9 +105,14 @@ def explain(name: str, public: Iterable[str]) -> str:
   aliases = {_bare(alias): found for alias, found in ALIASES.items()}
   bare = _bare(name)
   missing = f"optax_mtl has no {name}. "
+  if name.isidentifier() and importlib.util.find_spec(f"optax_mtl.{name}"):
+    return (
+      f"optax_mtl.{name} is a module that is not imported with the package: "
+      f"from optax_mtl import {name}."
+    )
   if bare in aliases:
-    found = [f"{a.whose}'s is optax_mtl.{a.call}" for a in aliases[bare]]
-    return missing + "; ".join(found) + "."
+    found = [f"that of {a.whose} is optax_mtl.{a.call}" for a in aliases[bare]]
+    return f"{missing}Here {', '.join(found)}."
   if bare in names:
     return f"{missing}Here it is optax_mtl.{names[bare]}."
   near = difflib.get_close_matches(bare, [*names, *aliases], cutoff=_ALIKE)

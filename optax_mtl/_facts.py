@@ -1,12 +1,11 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import (
@@ -16,7 +15,8 @@ from optax_mtl._step import (
   WatchedArgs,
 )
 from optax_mtl._transformation import Method
-from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class Facts(NamedTuple):
@@ -55,37 +55,42 @@ class _Watched(StackedTaskGradients):
     super().__init__(tree, num_tasks)
     self.seen: set[str] = set()
 
-  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
+  # What a source fills in, and not what a rule calls: a rule may see the
+  # gradients through others, as scaled ones.
+
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     self.seen.add("gram")
-    return super().gram(shared, name=name)
+    return super()._gram(mask)
 
-  def squared_norms(
-    self, shared: Any = None, *, name: str = "shared"
-  ) -> jax.Array:
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
     self.seen.add("norms")
-    return super().squared_norms(shared, name=name)
+    return super()._squared_norms(mask)
 
-  def map_gradients(
-    self,
-    fun: Callable[[list[jax.Array]], Any],
-    shared: Any = None,
-    *,
-    name: str = "shared",
+  def _map_measured(
+    self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
     self.seen.add("norms")
-    return super().map_gradients(fun, shared, name=name)
+    return super()._map_measured(fun, mask)
 
-  def gradient_of(self, task: ArrayLike) -> Any:
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     self.seen.add("single")
-    return super().gradient_of(task)
+    return super()._gradient_of(task)
 
-  def combine(self, weights: jax.Array, **kwargs: Any) -> Any:
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
     self.seen.add("sums")
-    return super().combine(weights, **kwargs)
+    return super()._combine(weights, mask, head_weights, keep)
 
-  def cross_gram(self, other: TaskGradients) -> jax.Array:
+  def _cross_gram(
+    self, other: TaskGradients, mask: Sequence[bool] | None
+  ) -> jax.Array:
     self.seen.add("gram")
-    return super().cross_gram(other)
+    return super()._cross_gram(other, mask)
 
   def stacked(self) -> Any:
     self.seen.add("stacked")

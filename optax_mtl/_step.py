@@ -1,15 +1,17 @@
 """What one call of `update` tells a rule."""
 
+import abc
 import dataclasses
 from collections.abc import Callable, ItemsView, Iterator, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _checks, _jax_internals
+from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import TaskGradients, as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 _Tree = TypeVar("_Tree")
 _Value = TypeVar("_Value")
@@ -68,7 +70,17 @@ class WatchedArgs(Mapping[str, Any]):
     return new
 
 
-class ExtraArg(Generic[_Value]):
+class RefusedArg(NamedTuple):
+  """Stands in the place of an extra arg that a wrapper cannot hand on.
+
+  Attributes:
+    reason: What the error says where a rule reads it.
+  """
+
+  reason: str
+
+
+class ExtraArg(abc.ABC, Generic[_Value]):
   """An extra arg of the update, read as `step.<name>`; reading it is needing.
 
   One line of `Step` declares one. An update that came without it fails where
@@ -95,15 +107,18 @@ class ExtraArg(Generic[_Value]):
       return self
     if not step.has(self.name):
       raise MissingArgumentError(step.method, self.name, self.reason)
-    return self.read(step, step.extra[self.name])
+    value = step.extra[self.name]
+    if isinstance(value, RefusedArg):
+      raise TypeError(value.reason)
+    return self.read(step, value)
 
+  @abc.abstractmethod
   def read(self, step: "Step", value: Any) -> _Value:
     """The value as a rule gets it, checked."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def sample(self, num_tasks: int) -> Any:
     """A value to trace a rule with."""
-    raise NotImplementedError
 
 
 class TaskArg(ExtraArg[jax.Array]):
@@ -208,8 +223,7 @@ class Step:
     """`values` [T, ...] with 0 for tasks that take no part."""
     if self.keep is None:
       return values
-    mask = self.keep.reshape((-1,) + (1,) * (values.ndim - 1))
-    return jnp.where(mask, values, jnp.zeros_like(values))
+    return linalg.choose(self.keep, values)
 
   def mean(self, values: jax.Array) -> jax.Array:
     """The mean over the tasks that take part, a scalar."""
@@ -230,13 +244,7 @@ class Step:
     Returns:
       A tree of arrays [T, ...].
     """
-    learns = self.active if learns is None else learns
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-      mask = learns.reshape((-1,) + (1,) * (new.ndim - 1))
-      return jnp.where(mask, new, old)
-
-    return jax.tree.map(choose, new, old)
+    return linalg.choose(self.active if learns is None else learns, new, old)
 
   def gram(self, leaves: Any = None, name: str = "leaves") -> jax.Array:
     """The Gram matrix [T, T], with 0 for tasks that take no part.

@@ -13,7 +13,8 @@ from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
-from optax_mtl.sources.task_gradients import TaskGradients, as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class _WeightStateFields(NamedTuple):
@@ -34,7 +35,10 @@ class WeightState(_WeightStateFields):
 
   __slots__ = ()
 
-  def _replace(self, **changes: Any) -> "WeightState":
+  # Final to a type checker, for which it only sets fields.
+  def _replace(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, **changes: Any
+  ) -> "WeightState":
     """As of every `NamedTuple`, for anything but other weights.
 
     `optax.tree.set` replaces fields by this, and hands over those that stay.
@@ -52,6 +56,9 @@ class WeightState(_WeightStateFields):
         "state.hyperparams alone; what a method learns is in state.memory."
       )
     return WeightState(**(self._asdict() | changes))
+
+  #: What `copy.replace` calls, from Python 3.13 on.
+  __replace__ = _replace
 
 
 @dataclasses.dataclass(frozen=True)

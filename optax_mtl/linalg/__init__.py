@@ -1,5 +1,6 @@
 """Linear algebra on trees of stacked task gradients."""
 
+from optax_mtl.linalg.rows import beside, choose
 from optax_mtl.linalg.stacked import (
   combine,
   cross_gram,
@@ -12,6 +13,8 @@ from optax_mtl.linalg.stacked import (
 )
 
 __all__ = [
+  "beside",
+  "choose",
   "combine",
   "cross_gram",
   "finite",

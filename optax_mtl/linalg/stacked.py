@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.linalg import cpu
+from optax_mtl.linalg.rows import choose
 
 # Below this many entries in the whole tree a plain product takes microseconds
 # and the second branch is not worth its compile time.
@@ -257,8 +258,7 @@ def _combine_by_product(
   """
   rows = leaf.astype(weights.dtype)
   if keep is not None:
-    mask = keep.reshape((-1,) + (1,) * (leaf.ndim - 1))
-    rows = jnp.where(mask, rows, jnp.zeros((), rows.dtype))
+    rows = choose(keep, rows)
   # XLA compiles code for every product with a vector, but calls a library for
   # one with a matrix: two equal rows save most of the compile time where leaves
   # are tiny, and many.

@@ -40,7 +40,7 @@ def check_reference_task(value: Any, num_tasks: int, argument: str) -> None:
 
 def reference_task(
   value: int | str, step: Step, argument: str, others: tuple[str, ...] = ()
-) -> jax.Array:
+) -> jax.Array | int:
   """The row of the task that the argument names.
 
   Args:
@@ -50,13 +50,13 @@ def reference_task(
     others: What else the argument may be, for errors.
 
   Returns:
-    The row's index, a scalar int32: it may be a traced hyperparameter.
+    The row's index: an int, or a scalar int32 of a traced hyperparameter.
 
   Raises:
     ValueError: No task has that name, or the update has no names.
   """
   if not isinstance(value, str):
-    return _checks.task_number(value, step.num_tasks)
+    return jnp.asarray(_checks.task_number(value, step.num_tasks), jnp.int32)
   also = f", and it is none of {', '.join(others)}" if others else ""
   if step.names is None:
     raise ValueError(
@@ -69,9 +69,9 @@ def reference_task(
       f"{step.method} was given {argument}={value!r}, but the tasks are "
       f"{', '.join(step.names)}{also}."
     )
-  return jnp.asarray(step.names.index(value), jnp.int32)
+  return step.names.index(value)
 
 
-def all_but(row: jax.Array, step: Step) -> jax.Array:
+def all_but(row: jax.Array | int, step: Step) -> jax.Array:
   """The tasks that take part, without that of one row: array [T] of bool."""
   return step.active & (jnp.arange(step.num_tasks, dtype=jnp.int32) != row)

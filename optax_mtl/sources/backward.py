@@ -4,9 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from optax_mtl import _jax_internals
+from optax_mtl import _jax_programs
 from optax_mtl.sources import miscompiled, pullbacks, units
 from optax_mtl.sources.convolutions import canonical_program, canonicalize
 from optax_mtl.sources.trunk import Row
@@ -21,13 +20,10 @@ _EACH = 16
 _LARGE = 1 << 18
 
 
-def row_of(
-  pullback: Callable[[jax.Array], list[jax.Array]], cotangent: jax.Array
-) -> Row:
-  """What a pullback returns, with None for leaves that it never touches."""
-  program = _jax_internals.trace(pullback, cotangent)
+def row_of(program: _jax_programs.Program, cotangent: jax.Array) -> Row:
+  """The leaves that a pullback returns, None for those it never touches."""
   leaves = canonical_program(program)(cotangent)
-  touched = _jax_internals.depends(program)
+  touched = _jax_programs.depends(program)
   # A linear function is zero where it does not depend on its argument.
   return [x if t else None for x, t in zip(leaves, touched, strict=True)]
 
@@ -47,7 +43,7 @@ class Backward:
   def __init__(
     self,
     push: Callable[[Any], jax.Array],
-    losses_like: jax.ShapeDtypeStruct,
+    losses: jax.Array,
     params: Any,
   ):
     """See the attributes.
@@ -55,12 +51,13 @@ class Backward:
     Args:
       push: The function's derivative, from tangents of the params to those of
         the losses.
-      losses_like: As the attribute.
-      params: As the attribute.
+      losses: The losses [T].
+      params: The params.
     """
-    self.losses_like = losses_like
+    self.losses_like = pullbacks.like(losses)
     self.params = params
     self._push = push
+    self._ones = pullbacks.one_like(losses)
 
   def of_all(self, cotangent: jax.Array) -> Any:
     """The gradient of the losses, weighted by a cotangent [T]."""
@@ -79,18 +76,18 @@ class Backward:
     """
     if chunk_size is not None or self.losses_like.shape[0] > _EACH:
       return None
-    program = _jax_internals.trace(self._push, self.params)
-    entries = _jax_internals.entries(program)
+    program = _jax_programs.trace(self._push, self.params)
+    entries = _jax_programs.entries(program)
     if entries is None:
       return None
-    one = jnp.ones((1,), self.losses_like.dtype)
 
     def pull(entry: Callable[[Any], jax.Array]) -> Row:
       def pullback(one: jax.Array) -> list[jax.Array]:
         (gradient,) = jax.linear_transpose(entry, self.params)(one)
         return jax.tree.leaves(gradient)
 
-      return row_of(pullback, one)
+      one = self._ones[:1]
+      return row_of(_jax_programs.trace(pullback, one), one)
 
     return [pull(entry) for entry in entries]
 
@@ -132,4 +129,4 @@ def differentiate(
     The losses, their backward pass, and what else the function returned.
   """
   losses, push, aux = jax.linearize(fun, params, has_aux=True)
-  return losses, Backward(push, pullbacks.like(losses), params), aux
+  return losses, Backward(push, losses, params), aux

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_programs, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources import masks, pairs, units
 from optax_mtl.sources.convolutions import canonical_program
@@ -81,14 +81,14 @@ class ImplicitTaskGradients(PullbackTaskGradients):
 
     example = masks.pick(mask, self.params_like)
     try:
-      program = _jax_internals.trace(push, example)
+      program = _jax_programs.trace(push, example)
     except Exception:
       # A backward pass that is not linear, or whose rule JAX cannot transpose
       # (`while_loop`, callbacks), raises what it likes while being traced. The
       # pullback itself has been traced before, so the error is not the user's.
       return None
     canonical = canonical_program(program)
-    if not _jax_internals.computes_in(program, jnp.float16):
+    if not _jax_programs.computes_in(program, jnp.float16):
       return canonical
 
     def scaled(gradient: list[jax.Array]) -> jax.Array:

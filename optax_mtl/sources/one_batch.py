@@ -13,7 +13,7 @@ from optax_mtl.sources.backward import Backward, differentiate
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import StackedTaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.trunk import (
   HeadGradients,
   TrunkTaskGradients,
@@ -92,18 +92,28 @@ def value_and_task_grads(
   T - 1 forward-mode passes, and the update itself is one backward pass; a
   method that needs only the losses costs exactly one.
 
+  The stacked source pulls each loss back by itself, in a backward pass that
+  leaves out what this loss does not depend on. Losses that share nothing, each
+  on points of its own, cost no more than their sum then. That goes for up to 16
+  losses that are put together from single ones, as in a list, a dict or a
+  `jnp.stack`; a vector that is computed as one (a mean over one axis, the
+  result of a `vmap`), more losses, and those with a `chunk_size` are all pulled
+  back by one program, which runs through every loss for each task. Terms that
+  are functions of their own are better given to `value_and_task_batch_grads`.
+
   With `shared=`, which says which leaves are the trunk that all tasks share,
   methods weigh the trunk's gradients alone. The stacked source then stores T
-  copies of the trunk only, and computes the heads' gradients once, when they
-  are combined. The implicit source does that in the backward pass of the trunk,
-  unless a head's leaf serves several tasks.
+  copies of the trunk only, and each head's gradient once. The implicit source
+  computes the heads' gradients in the backward pass of the trunk, unless a
+  head's leaf serves several tasks.
 
-  A loss whose derivative is NaN or inf spoils the gradients of all tasks, with
-  either source: they share one forward pass, and 0 times NaN is NaN. Neither
-  `active` nor dropping tasks that are not finite can undo that, since they act
-  on the gradients as they come. So an absent label that is coded as NaN has to
-  be replaced before it meets the prediction; or each task has a forward pass of
-  its own, as in `value_and_task_batch_grads`.
+  A loss whose derivative is NaN or inf spoils no other where each is pulled
+  back by itself, unless they meet before their backward passes do: in the
+  forward pass, or in one call that computes several. It spoils the gradients of
+  all tasks where one program pulls them all back, and with the implicit source:
+  0 times NaN is NaN. Neither `active` nor dropping tasks that are not finite
+  can undo that, since they act on the gradients as they come. So an absent
+  label that is coded as NaN is best replaced before it meets the prediction.
 
   The implicit source takes the backward pass for a linear function of the
   losses' cotangents, which it is unless a `jax.custom_vjp` makes it another (by
@@ -129,9 +139,11 @@ def value_and_task_grads(
     argnums: Which positional arguments to differentiate.
     has_aux: Whether `fun` returns a pair `(losses, aux)`.
     source: "stacked" or "implicit".
-    chunk_size: How many tasks to differentiate at once. Smaller needs less
-      memory, larger may be faster. None: one for "implicit"; for "stacked" all,
-      but on CPU one if there are 2**18 params or more.
+    chunk_size: How many tasks to differentiate at once, by one program that is
+      compiled once. Smaller needs less memory, larger may be faster. None: one
+      for "implicit"; for "stacked" each by a program of its own, and where that
+      is not to be had all at once, but on CPU one if there are 2**18 params or
+      more.
     shared: Which leaves of the params are the shared trunk: a pytree prefix of
       bools, or a callable from the params to one. With several `argnums`, the
       params are their tuple. None: all leaves.

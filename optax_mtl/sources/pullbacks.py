@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_internals, _jax_programs, linalg
 from optax_mtl.sources import masks, units
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -21,6 +21,12 @@ def like(tree: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
   )
+
+
+def one_like(losses: jax.Array) -> jax.Array:
+  """Ones of the shape, dtype and, in `shard_map`, the type of some losses."""
+  axes = _jax_internals.varying_axes(losses)
+  return _jax_internals.vary(jnp.ones(losses.shape, losses.dtype), axes)
 
 
 def unit_cotangents(losses_like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -48,7 +54,7 @@ def _wide(leaf: jax.Array) -> jax.Array:
 def scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
   """A leaf times a scalar, in float32 at least: such terms are added up."""
   leaf = _wide(leaf)
-  return leaf * scale.astype(leaf.real.dtype)
+  return leaf * scale.astype(leaf.dtype)
 
 
 def divide(leaf: jax.Array, scale: jax.Array) -> jax.Array:
@@ -200,11 +206,11 @@ class PullbackTaskGradients(UnstoredTaskGradients):
     dtype = self.losses_like.dtype
     if mask is None or head_weights is weights:
       return pull_back(self.pullback, weights, dtype)
-    program = _jax_internals.trace(
+    program = _jax_programs.trace(
       lambda cotangent: jax.tree.leaves(self.pullback(cotangent)),
       self.losses_like,
     )
-    both = _jax_internals.separate(program, mask)
+    both = _jax_programs.separate(program, mask)
     if both is not None:
       structure = jax.tree.structure(self._params_like)
       return jax.tree.unflatten(structure, both(weights, head_weights))

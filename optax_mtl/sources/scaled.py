@@ -26,6 +26,7 @@ class ScaledTaskGradients(TaskGradients):
       names=inner.names,
       shared=inner.shared,
       heads=inner.heads,
+      present=inner.present,
     )
     self.at_params = inner.at_params
     self.inner = inner
@@ -42,12 +43,16 @@ class ScaledTaskGradients(TaskGradients):
 
   def stacked(self) -> Any:
     """As in `TaskGradients`."""
+    return self._scaled_rows(self.inner.stacked())
+
+  def _scaled_rows(self, rows: Any) -> Any:
+    """A tree with leaves [T, ...], each row times its task's scale."""
 
     def scale(leaf: jax.Array) -> jax.Array:
-      rows = self.scales.reshape((-1,) + (1,) * (leaf.ndim - 1))
-      return linalg.scaled(leaf, rows)
+      factors = linalg.beside(self.scales, leaf)
+      return linalg.scaled(leaf, factors)
 
-    return jax.tree.map(scale, self.inner.stacked())
+    return jax.tree.map(scale, rows)
 
   def _measured(self, shared: Any, name: str) -> list[bool] | None:
     if self.at_params:
@@ -61,7 +66,7 @@ class ScaledTaskGradients(TaskGradients):
     # One after the other, so that no square over- or underflows by itself.
     return self.inner._squared_norms(mask) * self.scales * self.scales
 
-  def _gradient_of(self, task: jax.Array) -> Any:
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     return jax.tree.map(
       lambda leaf: linalg.scaled(leaf, self.scales[task]),
       self.inner._gradient_of(task),
@@ -74,14 +79,26 @@ class ScaledTaskGradients(TaskGradients):
     head_weights: jax.Array,
     keep: jax.Array | None,
   ) -> Any:
+    scales = self.scales
+    if keep is not None:  # The scale of a task that is left out may be NaN.
+      scales = jnp.where(keep, scales, jnp.ones_like(scales))
     return self.inner._combine(
-      weights * self.scales, mask, head_weights * self.scales, keep
+      weights * scales, mask, head_weights * scales, keep
     )
 
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
-    return jax.lax.map(fun, masks.pick(mask, self.stacked()))
+    # A function of one gradient does not know which task's it is: what is
+    # mapped over are the scaled gradients, stacked.
+    rows = self.inner._map_rows(lambda row: row, mask)
+    return masks.map_rows(fun, self._scaled_rows(rows), self.num_tasks)
+
+  def _map_measured(
+    self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
+  ) -> Any:
+    rows = self.inner._map_measured(lambda row: row, mask)
+    return masks.map_rows(fun, self._scaled_rows(rows), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

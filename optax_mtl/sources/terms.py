@@ -7,13 +7,14 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
-from optax_mtl.sources import masks, miscompiled, pairs, pullbacks
+from optax_mtl.sources import masks, miscompiled, pairs, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
-from optax_mtl.sources.convolutions import canonical_program, canonicalize
+from optax_mtl.sources.backward import row_of
+from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import StackedTaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.trunk import Row, fill, from_rows, stack_rows
 
 
@@ -35,14 +36,13 @@ class Term:
       params: The params.
     """
     self._loss_of, self._params = loss_of, params
-    self.loss, self._vjp, self.aux = jax.vjp(loss_of, params, has_aux=True)
+    self.loss, vjp, self.aux = jax.vjp(loss_of, params, has_aux=True)
 
-  @functools.cached_property
-  def _program(self) -> _jax_internals.Program:
     def pullback(cotangent: jax.Array) -> list[jax.Array]:
-      return jax.tree.leaves(self._vjp(cotangent)[0])
+      return jax.tree.leaves(vjp(cotangent)[0])
 
-    return _jax_internals.trace(pullback, pullbacks.like(self.loss))
+    self._one = pullbacks.one_like(self.loss)
+    self._program = _jax_programs.trace(pullback, self._one)
 
   def row(self, after: Any = None) -> Row:
     """The term's gradient, None for leaves that it does not touch.
@@ -53,12 +53,8 @@ class Term:
     Returns:
       The leaves.
     """
-    one = jnp.ones((), self.loss.dtype)
-    if after is not None:
-      one, _ = jax.lax.optimization_barrier((one, after))
-    leaves = canonical_program(self._program)(one)
-    touched = _jax_internals.depends(self._program)
-    return [x if t else None for x, t in zip(leaves, touched, strict=True)]
+    one = self._one if after is None else units.after(after, self._one)
+    return row_of(self._program, one)
 
   def anew(self) -> list[jax.Array]:
     """The term's gradient from another run of its function."""
@@ -228,6 +224,12 @@ def value_and_grads_of(
   keys = sorted(functions)
   if not keys:
     raise ValueError("There must be at least one term, got an empty dict.")
+  for key in keys:
+    if not callable(functions[key]):
+      raise TypeError(
+        f"the term {key!r} is a {type(functions[key]).__name__}, and no "
+        "function (params, *batch) -> loss."
+      )
 
   def loss_of(
     key: Any, batch: Any, arguments: Arguments
@@ -257,9 +259,14 @@ def value_and_grads_of(
     terms: dict[Any, Term] = {}
     rows: dict[Any, Row] = {}
     for number, (key, batch) in enumerate(batches.items()):
-      if chunk_size is not None and number and number % chunk_size == 0:
+      if (
+        source == "stacked"
+        and chunk_size
+        and number
+        and not (number % chunk_size)
+      ):
         # Nothing of a group begins before the gradients of the last are there.
-        params, _ = jax.lax.optimization_barrier((params, list(rows.values())))
+        params = units.after(list(rows.values()), arguments.params)
       terms[key] = Term(loss_of(key, batch, arguments), params)
       if source == "stacked":
         rows[key] = terms[key].row()

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from optax_mtl import linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import StackedTaskGradients, TaskGradients
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class HeadGradients(abc.ABC):

@@ -7,7 +7,7 @@ import optax
 
 from optax_mtl._rule import WeightRule
 from optax_mtl._transformation import Method, View
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 
 _Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
 
@@ -105,7 +105,10 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
   if isinstance(tx, Method):
     return cast(_Transformation, tx.with_view(view))
   if isinstance(tx, Wrapped) and tx.translates:
-    return within_translators(lambda inner: seen_through(inner, view), tx)
+    return cast(
+      _Transformation,
+      within_translators(lambda inner: seen_through(inner, view), tx),
+    )
   inner = optax.with_extra_args_support(tx)
 
   def init(params: Any) -> Any:

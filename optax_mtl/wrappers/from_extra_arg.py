@@ -1,6 +1,6 @@
 """Task gradients for loops that hand over a summed gradient."""
 
-from typing import Any, cast
+from typing import Any
 
 import optax
 
@@ -56,7 +56,7 @@ def from_extra_arg(
         f"{name}={name}), with the gradients as value_and_task_grads returns "
         "them."
       )
-    return inner_tx.update(cast(Any, gradients), state, params, **extra_args)
+    return inner_tx.update(gradients, state, params, **extra_args)
 
   return wrapped(
     inner_tx.init,

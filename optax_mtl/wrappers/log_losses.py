@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_mtl import _checks
-from optax_mtl._step import MissingArgumentError
+from optax_mtl._step import MissingArgumentError, RefusedArg
 from optax_mtl._transformation import View
 from optax_mtl.sources.scaled import ScaledTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -41,8 +41,8 @@ def log_losses(inner: _Transformation) -> _Transformation:
     The transformation, with the same state. Its update needs `losses` [T].
 
   Raises:
-    TypeError: The update is called without `losses`, or with a second batch,
-      whose losses it does not know.
+    TypeError: The update is called without `losses`, or the method reads a
+      second batch, whose losses are not known.
 
   Example:
     >>> import jax.numpy as jnp
@@ -79,12 +79,6 @@ def _divided(
     raise MissingArgumentError(
       "log_losses", "losses", "the gradients are divided by the losses"
     )
-  if extra_args.get("second_grads") is not None:
-    raise TypeError(
-      "log_losses divides the gradients by the losses of their batch, and does "
-      "not know those of the second batch: let both loss functions return the "
-      "logarithms of the losses."
-    )
   scales = 1 / _positive(losses, gradients.num_tasks, active, "losses")
   return ScaledTaskGradients(gradients, scales), active
 
@@ -103,4 +97,10 @@ def _logarithms(
     rewritten[name] = logs
     if isinstance(losses, Mapping):  # The tasks keep their names.
       rewritten[name] = dict(zip(sorted(losses), logs, strict=True))
+  if extra_args.get("second_grads") is not None:
+    rewritten["second_grads"] = RefusedArg(
+      "log_losses divides the gradients by the losses of their batch, and does "
+      "not know those of the second batch: let both loss functions return the "
+      "logarithms of the losses."
+    )
   return rewritten

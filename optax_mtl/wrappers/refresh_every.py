@@ -44,10 +44,10 @@ def refresh_every(
   The first update computes them, or that with the number `first`; before it,
   the weights are `initial_weights`. In between, with the implicit source, the
   step costs one backward pass: the T passes of the Gram matrix lie in the
-  branch that is not taken. What a method counts or averages over all steps goes on
-  (the epochs of `dwa`, the KPIs of `dtp`, the budget of `pareto_mtl`), and so
-  does a limit on the update's norm (`nash_mtl`, `fairgrad`); what it learns
-  from the Gram matrix stands still.
+  branch that is not taken. What a method counts or averages over all steps
+  goes on (the epochs of `dwa`, the KPIs of `dtp`, the budget of `pareto_mtl`),
+  and so does a limit on the update's norm (`nash_mtl`, `fairgrad`); what it
+  learns from the Gram matrix stands still.
 
   A task that is absent when the weights are computed has weight 0 until the
   next time.
@@ -126,7 +126,7 @@ def refresh_every(
     def weigh(
       step: Step, memory: RefreshEveryMemory
     ) -> tuple[jax.Array, RefreshEveryMemory]:
-      step.given(initial)  # the names must fit
+      _checks.check_names(initial, step.names, "refresh_every")
 
       def fresh(inner: Any) -> tuple[jax.Array, Any]:
         weights, inner = rule.weigh(step, inner)

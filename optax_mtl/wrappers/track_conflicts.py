@@ -8,7 +8,7 @@ import optax
 
 from optax_mtl import _checks, metrics
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import as_task_gradients
+from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
   within_translators,

@@ -9,9 +9,10 @@ import optax
 
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule, WeightRule
-from optax_mtl._step import Step, WatchedArgs
+from optax_mtl._step import RefusedArg, Step, WatchedArgs
 from optax_mtl._transformation import Method, as_method
 from optax_mtl.sources.scaled import ScaledTaskGradients
+from optax_mtl.sources.stacked import as_task_gradients
 
 
 class WeightedThenMemory(NamedTuple):
@@ -120,12 +121,19 @@ def _composed(one: Method, first: WeightRule[Any], two: Method) -> Rule:
 
   def weighted(step: Step, weights: jax.Array) -> Step:
     """The step in which each gradient is weighted."""
-    gradients = ScaledTaskGradients(step.gradients, weights)
     extra = step.extra
-    if step.has("second_grads"):
-      second_grads = ScaledTaskGradients(step.second_grads, weights)
-      extra = WatchedArgs.changed(step.extra, second_grads=second_grads)
-    return dataclasses.replace(step, gradients=gradients, extra=extra)
+    # Not by `step.second_grads`: to read it is to need it.
+    second_batch = dict(extra.items()).get("second_grads")
+    if second_batch is not None and not isinstance(second_batch, RefusedArg):
+      second_grads = ScaledTaskGradients(
+        as_task_gradients(second_batch, one.num_tasks), weights
+      )
+      extra = WatchedArgs.changed(extra, second_grads=second_grads)
+    return dataclasses.replace(
+      step,
+      gradients=ScaledTaskGradients(step.gradients, weights),
+      extra=extra,
+    )
 
   def weigh_first(step: Step, memory: Any) -> tuple[jax.Array, Any]:
     weights, memory = first.weigh(step, memory)

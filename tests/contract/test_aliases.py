@@ -57,5 +57,11 @@ def test_what_python_looks_for_is_not_explained():
     from optax_mtl import PCGrad  # noqa: F401
 
 
+def test_a_module_is_to_be_imported():
+  """It may have been, by another test."""
+  names = set(vars(optax_mtl)) - {"plot"}
+  assert "from optax_mtl import plot." in explain("plot", names)
+
+
 def test_a_near_alias_is_offered_too():
   assert "conflict_free(T)" in explain("confg", ["mgda"])

@@ -267,6 +267,7 @@ def test_a_task_by_name():
     ({"scale": -1.0}, ValueError, "scale must lie in"),
     ({"average": "both"}, ValueError, "average must be one of 'weights'"),
     ({"ratio_bounds": (2.0, 1.0)}, ValueError, "0 <= low <= high"),
+    ({"ratio_bounds": 1.0}, ValueError, "0 <= low <= high, got 1.0"),
     (
       {"average": "norms", "initial_weights": 1.0},
       ValueError,

@@ -54,6 +54,16 @@ def gradnorm():
   return harness.build("gradnorm")
 
 
+@pytest.mark.parametrize("translator", TRANSLATORS)
+def test_a_translator_is_found_through_other_wrappers(translator):
+  """Each of them lets it out."""
+  plain, tx = gradnorm(), TRANSLATORS[translator](gradnorm())
+  for name in ("skip", "accumulate", "track", "logs", "tasks"):
+    plain, tx = AROUND[name](plain), AROUND[name](tx)
+  found = first_update(tx, translator)
+  chex.assert_trees_all_close(found, first_update(plain), rtol=1e-6)
+
+
 @pytest.mark.parametrize("wrapper", AROUND)
 @pytest.mark.parametrize("translator", TRANSLATORS)
 def test_wrappers_act_within(wrapper, translator):

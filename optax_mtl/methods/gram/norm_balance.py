@@ -312,10 +312,16 @@ def norm_balance(
     _checks.check_choice("scale", scale, ("num_tasks",))
   else:
     _checks.check_range("scale", scale, 0)
-  known: list[Any] = [x for x in ratio_bounds if _checks.is_python_number(x)]
-  if sorted([0, *known]) != [0, *known]:
+  # A type says so, but a single number is what one is tempted to write.
+  given: Any = ratio_bounds
+  pair = isinstance(given, (tuple, list)) and len(ratio_bounds) == 2
+  known: list[Any] = [0]
+  if pair:
+    known += [x for x in ratio_bounds if _checks.is_python_number(x)]
+  if not pair or sorted(known) != known:
     raise ValueError(
-      f"ratio_bounds must be (low, high) with 0 <= low <= high: {ratio_bounds}."
+      "ratio_bounds must be (low, high) with 0 <= low <= high, got "
+      f"{ratio_bounds!r}."
     )
   if initial_weights is not None and average == "norms":
     raise ValueError(
