@@ -92,8 +92,8 @@ def burgers() -> Problem:
         ("m_config", "7.04 %", "a rate of 5e-4"),
       )
     ),
-    scaled="256 points inside instead of 2000, 3000 steps instead of 5000; "
-    "Adam with 1e-3 instead of 1e-4, which suits all methods better",
+    scaled="256 points inside instead of 2000, 3000 steps instead of 5000, "
+    "Adam with 1e-3 instead of 1e-4",
   )
 
 
