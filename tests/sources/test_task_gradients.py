@@ -392,8 +392,8 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
   bound = 1.5 * num_tasks * trunk + size / 2
   assert knows.memory_analysis().temp_size_in_bytes < bound < 3 * size
   flops = lambda program: program.cost_analysis()["flops"]  # noqa: E731
-  # Products, forward and backward: 9 + T (1 + 2 T) of the stack. Where each loss
-  # is pulled back by itself 9 + 3 T, 33 of 145.
+  # Products, forward and backward: 9 + T (1 + 2 T) of the stack; 9 + 3 T where
+  # each loss is pulled back by itself, 33 of 145.
   assert flops(knows) < 0.3 * flops(stacked)
   for a, b in zip(
     jax.tree.leaves(stacked(params, x)),
