@@ -368,7 +368,7 @@ def heads_of_their_own(width, batch):
 
 
 def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
-  """Temp memory of the compiled step, and the same update to the bit."""
+  """Temp memory and FLOPs of the compiled step, with one program for all."""
   params, loss_fn, x = heads_of_their_own(128, 16)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   trunk, num_tasks = params["trunk"].nbytes, 8
@@ -378,28 +378,30 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
     def step(params, x):
       _, grads = optax_mtl.value_and_task_grads(loss_fn, **options)(params, x)
       grads = as_task_gradients(grads, num_tasks, params)
-      if not options:
+      if "shared" not in options:
         grads = grads.on_trunk(TRUNK)
       return grads.gram(), grads.combine(weights)
 
     return jax.jit(step).lower(params, x).compile()
 
-  stacked, knows = compiled(), compiled(shared=TRUNK)
+  together = {"chunk_size": num_tasks}
+  stacked, knows = compiled(**together), compiled(shared=TRUNK)
   # T copies of all, against T of the trunk; the update itself is no temporary.
   # Half as much again for the activations and the slack of the allocator.
   assert stacked.memory_analysis().temp_size_in_bytes > num_tasks * size
   bound = 1.5 * num_tasks * trunk + size / 2
   assert knows.memory_analysis().temp_size_in_bytes < bound < 3 * size
   flops = lambda program: program.cost_analysis()["flops"]  # noqa: E731
-  # Products, forward and backward: 9 + T (1 + 2 T) of the stack, 9 + T (1 + T)
-  # and T for the heads of the other, 89 of 145.
-  assert flops(knows) < 0.65 * flops(stacked)
+  # Products, forward and backward: 9 + T (1 + 2 T) of the stack; 9 + 3 T where
+  # each loss is pulled back by itself, 33 of 145.
+  assert flops(knows) < 0.3 * flops(stacked)
   for a, b in zip(
     jax.tree.leaves(stacked(params, x)),
     jax.tree.leaves(knows(params, x)),
     strict=True,
   ):
-    np.testing.assert_array_equal(a, b)
+    # Sums of 128 terms in another order.
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
