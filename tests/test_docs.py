@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import pytest
 
 import optax_mtl
-from optax_mtl import _registry
+from optax_mtl import _aliases, _registry
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
@@ -162,6 +162,15 @@ def test_every_method_has_a_page():
   pages = generate.pages()
   names = {f"{name}.md" for name in methods_of_the_package()}
   assert pages.keys() == names | {"index.md"}
+
+
+def test_names_elsewhere_are_in_the_docs():
+  """A row for each alias, between the methods and the end."""
+  index = generate.pages()["index.md"]
+  table = index.split("## Names elsewhere")[1]
+  assert "| `ConFIG` | ConFIG, TorchJD | `conflict_free(T)` |" in table
+  for name in _aliases.ALIASES:
+    assert f"| `{name}` |" in table
 
 
 def test_pages_document_what_methods_remember():

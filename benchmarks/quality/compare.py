@@ -50,7 +50,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if getattr(args, name) < 1:
       parser.error(f"--{name.replace('_', '-')} must be at least 1")
   if args.methods == ["all"]:
-    args.methods = list(optax_mtl.METHODS)
+    args.methods = [n for n in optax_mtl.METHODS if recipes.has_recipe(n)]
   options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   # The rows that let a reader judge the others come first.
   first = [recipes.SINGLE_TASK, "equal_weighting", recipes.SWEEP]

@@ -196,7 +196,8 @@ def train(
       updates, state = tx.update(grads, state, params, **extra)
       seen = (
         losses,
-        optax.tree.get(state, "weights"),
+        # A method that makes its update from the gradients has none.
+        optax.tree.get(state, "weights", jnp.full_like(losses, jnp.nan)),
         optax.tree.get(state, "conflict_rate"),
       )
       return (optax.apply_updates(params, updates), state), seen

@@ -7,6 +7,8 @@ from optax_mtl.linalg.stacked import (
   finite,
   gram,
   project,
+  scaled,
+  squared_norms,
   tree_finite,
 )
 
@@ -18,5 +20,7 @@ __all__ = [
   "finite",
   "gram",
   "project",
+  "scaled",
+  "squared_norms",
   "tree_finite",
 ]

@@ -121,6 +121,56 @@ def gram(tree: Any, num_tasks: int) -> jax.Array:
   return _gram([_inexact(leaf) for leaf in jax.tree.leaves(tree)], num_tasks)
 
 
+def _plain_squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
+  """Sums of squares of each task's entries, a reduction per leaf."""
+  total = jnp.zeros((num_tasks,), solver_dtype())
+  for leaf in leaves:
+    for part in cpu.real_parts(leaf):
+      squares = jnp.square(part.astype(solver_dtype()))
+      total = total + jnp.sum(squares, axis=tuple(range(1, leaf.ndim)))
+  return total
+
+
+@functools.partial(jax.jit, static_argnames="num_tasks", inline=False)
+def _squared_norms(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
+  plain = functools.partial(_plain_squares, num_tasks=num_tasks)
+  size = sum(leaf.size for leaf in leaves)
+  if size <= _SMALL_TREE or _jax_internals.has_explicit_mesh(leaves):
+    return plain(*leaves)
+
+  def on_cpu(*leaves: jax.Array) -> jax.Array:
+    local = functools.partial(cpu.squares, num_tasks=num_tasks)
+    return _jax_internals.if_local(local, plain, *leaves)
+
+  return jax.lax.platform_dependent(*leaves, cpu=on_cpu, default=plain)
+
+
+def squared_norms(tree: Any, num_tasks: int) -> jax.Array:
+  """The diagonal of the Gram matrix, at the cost of reading the data once.
+
+  Args:
+    tree: A pytree with leaves `[T, *shape]` of any float or complex dtype.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T]` of `solver_dtype()`, summed in that dtype; zeros for an empty tree.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> grads = {"w": jnp.array([[3.0, 0.0], [1.0, 2.0]]), "b": jnp.ones((2,))}
+    >>> squared_norms(grads, 2)
+    Array([10.,  6.], dtype=float32)
+  """
+  leaves = [_inexact(leaf) for leaf in jax.tree.leaves(tree)]
+  return _squared_norms(leaves, num_tasks)
+
+
+def scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+  """`leaf * factor`, computed in float32 at least, in the leaf's dtype."""
+  with jax.numpy_dtype_promotion("standard"):
+    return (leaf * factor).astype(leaf.dtype)
+
+
 def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
   """Inner products of the gradients of two trees.
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax import lax
 
-from optax_mtl import _jax_internals
+from optax_mtl import _jax_programs
 
 
 def _canonical(
@@ -57,10 +57,10 @@ def _by_platform(
 
 
 def canonical_program(
-  program: _jax_internals.Program,
+  program: _jax_programs.Program,
 ) -> Callable[[Any], Any]:
   """The function of a traced program, as `canonicalize` returns it."""
-  return _jax_internals.replace_convolutions(program, _by_platform)
+  return _jax_programs.replace_convolutions(program, _by_platform)
 
 
 def canonicalize(
@@ -77,4 +77,4 @@ def canonicalize(
   Returns:
     A function with the same values; `fun` itself where it has no convolution.
   """
-  return canonical_program(_jax_internals.trace(fun, example))
+  return canonical_program(_jax_programs.trace(fun, example))

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_programs, linalg
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources import masks, units
+from optax_mtl.sources import masks, pairs, units
 from optax_mtl.sources.convolutions import canonical_program
 from optax_mtl.sources.pullbacks import (
   PullbackTaskGradients,
@@ -81,14 +81,14 @@ class ImplicitTaskGradients(PullbackTaskGradients):
 
     example = masks.pick(mask, self.params_like)
     try:
-      program = _jax_internals.trace(push, example)
+      program = _jax_programs.trace(push, example)
     except Exception:
       # A backward pass that is not linear, or whose rule JAX cannot transpose
       # (`while_loop`, callbacks), raises what it likes while being traced. The
       # pullback itself has been traced before, so the error is not the user's.
       return None
     canonical = canonical_program(program)
-    if not _jax_internals.computes_in(program, jnp.float16):
+    if not _jax_programs.computes_in(program, jnp.float16):
       return canonical
 
     def scaled(gradient: list[jax.Array]) -> jax.Array:
@@ -103,33 +103,13 @@ class ImplicitTaskGradients(PullbackTaskGradients):
   def _gram_of_pairs(self, mask: Sequence[bool] | None) -> jax.Array:
     """The Gram matrix from chunks of gradients, two at a time."""
     size = self.num_tasks if self.chunk_size is None else self.chunk_size
-    size = min(size, self.num_tasks)
-    count = -(-self.num_tasks // size)
-    cotangents = unit_cotangents(self.losses_like)
-    padding = ((0, count * size - self.num_tasks), (0, 0))
-    chunks = jnp.pad(cotangents, padding).reshape(count, size, -1)
 
-    def rows(chunk: jax.Array) -> list[jax.Array]:
-      return units.at_once(
-        lambda unit: masks.pick(mask, self.pullback(unit)), chunk
-      )
+    def row(task: jax.Array) -> list[jax.Array]:
+      unit = (jnp.arange(self.num_tasks) == task).astype(self.losses_like.dtype)
+      return masks.pick(mask, self.pullback(unit))
 
-    if count == 1:
-      return linalg.gram(rows(chunks[0]), size)
-
-    def blocks_of_row(i: jax.Array) -> jax.Array:
-      """Blocks [i, j] for j <= i, zeros after."""
-      left = rows(chunks[i])
-
-      def block(j: jax.Array, row: jax.Array) -> jax.Array:
-        new = linalg.cross_gram(left, rows(chunks[j]), size)
-        return row.at[j].set(new)
-
-      row = jnp.zeros((count, size, size), solver_dtype())
-      row = row.at[i].set(linalg.gram(left, size))
-      return jax.lax.fori_loop(0, i, block, row)
-
-    blocks = jax.lax.map(blocks_of_row, jnp.arange(count))
-    whole = blocks.transpose(0, 2, 1, 3).reshape(count * size, count * size)
-    whole = whole[: self.num_tasks, : self.num_tasks]
-    return jnp.tril(whole) + jnp.tril(whole, -1).T
+    return pairs.gram(
+      lambda tasks: units.at_once(row, tasks),
+      self.num_tasks,
+      min(size, self.num_tasks),
+    )

@@ -1,6 +1,6 @@
 """Which leaves of the params are the shared trunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -50,10 +50,31 @@ def check_within(mask: Any, trunk: Any, name: str) -> None:
 
 def pick(mask: Sequence[bool] | None, tree: Any) -> list[Any]:
   """The leaves that the mask, one bool a leaf, selects; None: all."""
-  leaves = jax.tree.leaves(tree)
+  return pick_leaves(mask, jax.tree.leaves(tree))
+
+
+def pick_leaves(
+  mask: Sequence[bool] | None, leaves: Sequence[Any]
+) -> list[Any]:
+  """As `pick`, of leaves some of which may be None."""
   if mask is None:
-    return leaves
+    return list(leaves)
   return [leaf for leaf, keep in zip(leaves, mask, strict=True) if keep]
+
+
+def row(tree: Any, task: jax.Array | int) -> Any:
+  """One task's leaves of a tree with leaves [T, ...], by its number."""
+  return jax.tree.map(
+    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, task, keepdims=False), tree
+  )
+
+
+def map_rows(
+  fun: Callable[[list[jax.Array]], Any], leaves: list[jax.Array], num_tasks: int
+) -> Any:
+  """`fun` of each task's leaves, one after another; there may be none."""
+  tasks = jnp.arange(num_tasks)
+  return jax.lax.map(lambda row: fun(row[0]), (leaves, tasks))
 
 
 def merge(mask: Sequence[bool], trunk: Sequence[Any], tree: Any) -> Any:

@@ -8,98 +8,69 @@ import jax
 from optax_mtl import _checks
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
+from optax_mtl.sources.arguments import Arguments
+from optax_mtl.sources.backward import Backward, differentiate
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.trunk import TrunkTaskGradients
-
-#: From this many params on, CPUs differentiate one task after another: side by
-#: side, the tasks' gradients do not fit the cache.
-_LARGE = 1 << 18
-
-
-def _bind(
-  fun: Callable[..., Any],
-  argnums: int | Sequence[int],
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
-) -> tuple[Any, Callable[[Any], Any]]:
-  """The arguments to differentiate, and `fun` as a function of those alone."""
-  single = isinstance(argnums, int)
-  positions = (argnums,) if single else tuple(argnums)
-  if any(not -len(args) <= i < len(args) for i in positions):
-    raise ValueError(
-      f"argnums={argnums} names a positional argument that is not there: the "
-      f"call has {len(args)}."
-    )
-  positions = tuple(i % len(args) for i in positions)
-  params = tuple(args[i] for i in positions)
-  for i, param in zip(positions, params, strict=True):
-    _checks.check_inexact(param, f"argument {i}")
-
-  def of_params(params: Any) -> Any:
-    full = list(args)
-    for i, param in zip(
-      positions, (params,) if single else params, strict=True
-    ):
-      full[i] = param
-    return fun(*full, **kwargs)
-
-  return params[0] if single else params, of_params
+from optax_mtl.sources.stacked import StackedTaskGradients
+from optax_mtl.sources.trunk import (
+  HeadGradients,
+  TrunkTaskGradients,
+  from_rows,
+)
 
 
-def _stack(
-  row: Callable[[jax.Array], Any],
-  losses: jax.Array,
-  params: Any,
-  chunk_size: int | None,
-) -> Any:
-  """`row` of each task's unit cotangent, stacked: leaves [T, ...]."""
-  cotangents = pullbacks.unit_cotangents(pullbacks.like(losses))
-  small = sum(leaf.size for leaf in jax.tree.leaves(params)) < _LARGE
-  if chunk_size is None and small and not miscompiled.batches_wrongly():
-    return units.at_once(row, cotangents)
-  return units.map_rows(canonicalize(row, losses), cotangents, chunk_size)
+class _SharedHeads(HeadGradients):
+  """Heads that are pulled back with all tasks' weights at once."""
 
+  def __init__(
+    self, backward: Backward, in_heads: list[bool], chunk_size: int | None
+  ):
+    self.backward = backward
+    self.in_heads = in_heads
+    self.chunk_size = chunk_size
 
-def _trunk_gradients(
-  pullback: Callable[[jax.Array], Any],
-  losses: jax.Array,
-  params: Any,
-  chunk_size: int | None,
-  **facts: Any,
-) -> TrunkTaskGradients:
-  """The trunk's gradients, stacked, and a pullback for the heads."""
-  in_trunk = jax.tree.leaves(facts["shared"])
-  in_heads = [not flag for flag in in_trunk]
+  def _leaves(self, gradient: Any) -> list[jax.Array]:
+    return masks.pick(self.in_heads, gradient)
 
-  def trunk_row(unit: jax.Array) -> list[jax.Array]:
-    return masks.pick(in_trunk, pullback(unit))
-
-  def pull_heads(weights: jax.Array, keep: jax.Array | None) -> list[jax.Array]:
-    del keep  # The tasks share one forward pass: see value_and_task_grads.
+  def combine(
+    self, weights: jax.Array, keep: jax.Array | None
+  ) -> list[jax.Array]:
+    del keep  # The tasks share one backward pass: see value_and_task_grads.
     return pullbacks.pull_back(
-      lambda cotangent: masks.pick(in_heads, pullback(cotangent)),
+      lambda cotangent: self._leaves(self.backward.of_all(cotangent)),
       weights,
-      losses.dtype,
+      self.backward.losses_like.dtype,
     )
 
-  def map_heads(fun: Callable[[list[jax.Array]], Any]) -> Any:
-    return _stack(
-      lambda unit: fun(masks.pick(in_heads, pullback(unit))),
-      losses,
-      params,
-      chunk_size,
+  def map_rows(self, fun: Callable[[list[jax.Array]], Any]) -> Any:
+    return self.backward.map_tasks(
+      lambda gradient: fun(self._leaves(gradient)), self.chunk_size
     )
 
-  return TrunkTaskGradients(
-    _stack(trunk_row, losses, params, chunk_size),
-    pull_heads,
-    map_heads,
-    pullbacks.like(params),
-    losses.shape[0],
-    **facts,
+  def gradient_of(self, task: jax.Array | int) -> list[jax.Array]:
+    units = pullbacks.unit_cotangents(self.backward.losses_like)
+    return self._leaves(self.backward.of_all(masks.row(units, task)))
+
+
+def _stacked(backward: Backward, chunk_size: int | None, **facts: Any) -> Any:
+  """The gradients of all tasks, stacked; of the trunk alone if there is one."""
+  like = pullbacks.like(backward.params)
+  each = backward.of_each(chunk_size)
+  if each is not None:
+    grads = from_rows(each, like, **facts)
+    plain = isinstance(grads, StackedTaskGradients)
+    return grads.tree if plain else grads
+  if facts["shared"] is None:
+    return backward.map_tasks(lambda gradient: gradient, chunk_size)
+  in_trunk = jax.tree.leaves(facts["shared"])
+  trunk = backward.map_tasks(
+    lambda gradient: masks.pick(in_trunk, gradient), chunk_size
   )
+  heads = _SharedHeads(backward, [not flag for flag in in_trunk], chunk_size)
+  num_tasks = backward.losses_like.shape[0]
+  return TrunkTaskGradients(trunk, heads, like, num_tasks, **facts)
 
 
 def value_and_task_grads(
@@ -121,18 +92,28 @@ def value_and_task_grads(
   T - 1 forward-mode passes, and the update itself is one backward pass; a
   method that needs only the losses costs exactly one.
 
+  The stacked source pulls each loss back by itself, in a backward pass that
+  leaves out what this loss does not depend on. Losses that share nothing, each
+  on points of its own, cost no more than their sum then. That goes for up to 16
+  losses that are put together from single ones, as in a list, a dict or a
+  `jnp.stack`; a vector that is computed as one (a mean over one axis, the
+  result of a `vmap`), more losses, and those with a `chunk_size` are all pulled
+  back by one program, which runs through every loss for each task. Terms that
+  are functions of their own are better given to `value_and_task_batch_grads`.
+
   With `shared=`, which says which leaves are the trunk that all tasks share,
   methods weigh the trunk's gradients alone. The stacked source then stores T
-  copies of the trunk only, and computes the heads' gradients once, when they
-  are combined. The implicit source does that in the backward pass of the trunk,
-  unless a head's leaf serves several tasks.
+  copies of the trunk only, and each head's gradient once. The implicit source
+  computes the heads' gradients in the backward pass of the trunk, unless a
+  head's leaf serves several tasks.
 
-  A loss whose derivative is NaN or inf spoils the gradients of all tasks, with
-  either source: they share one forward pass, and 0 times NaN is NaN. Neither
-  `active` nor dropping tasks that are not finite can undo that, since they act
-  on the gradients as they come. So an absent label that is coded as NaN has to
-  be replaced before it meets the prediction; or each task has a forward pass of
-  its own, as in `value_and_task_batch_grads`.
+  A loss whose derivative is NaN or inf spoils no other where each is pulled
+  back by itself, unless they meet before their backward passes do: in the
+  forward pass, or in one call that computes several. It spoils the gradients of
+  all tasks where one program pulls them all back, and with the implicit source:
+  0 times NaN is NaN. Neither `active` nor dropping tasks that are not finite
+  can undo that, since they act on the gradients as they come. So an absent
+  label that is coded as NaN is best replaced before it meets the prediction.
 
   The implicit source takes the backward pass for a linear function of the
   losses' cotangents, which it is unless a `jax.custom_vjp` makes it another (by
@@ -158,9 +139,11 @@ def value_and_task_grads(
     argnums: Which positional arguments to differentiate.
     has_aux: Whether `fun` returns a pair `(losses, aux)`.
     source: "stacked" or "implicit".
-    chunk_size: How many tasks to differentiate at once. Smaller needs less
-      memory, larger may be faster. None: one for "implicit"; for "stacked" all,
-      but on CPU one if there are 2**18 params or more.
+    chunk_size: How many tasks to differentiate at once, by one program that is
+      compiled once. Smaller needs less memory, larger may be faster. None: one
+      for "implicit"; for "stacked" each by a program of its own, and where that
+      is not to be had all at once, but on CPU one if there are 2**18 params or
+      more.
     shared: Which leaves of the params are the shared trunk: a pytree prefix of
       bools, or a callable from the params to one. With several `argnums`, the
       params are their tuple. None: all leaves.
@@ -196,7 +179,8 @@ def value_and_task_grads(
 
   def value_and_grads(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
-    params, of_params = _bind(fun, argnums, args, kwargs)
+    arguments = Arguments(argnums, args)
+    params, of_params = arguments.params, arguments.apply_to(fun, **kwargs)
     trunk = masks.trunk_of(shared, params)
     names = losses_lib.Recorder()
 
@@ -204,25 +188,20 @@ def value_and_task_grads(
       value, aux = losses_lib.split(of_params(params), has_aux, "fun")
       return names.stack(value), aux
 
-    losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
-    pullback = lambda cotangent: vjp(cotangent)[0]  # noqa: E731
-    facts: dict[str, Any] = {
-      "names": names.names,
-      "shared": trunk,
-      "heads": heads,
-    }
+    facts: dict[str, Any] = {"shared": trunk, "heads": heads}
     if source == "implicit":
+      losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
       grads = ImplicitTaskGradients(
-        canonicalize(pullback, losses),
+        canonicalize(lambda cotangent: vjp(cotangent)[0], losses),
         pullbacks.like(losses),
         pullbacks.like(params),
         1 if chunk_size is None else chunk_size,
+        names=names.names,
         **facts,
       )
-    elif trunk is not None:
-      grads = _trunk_gradients(pullback, losses, params, chunk_size, **facts)
     else:
-      grads = _stack(pullback, losses, params, chunk_size)
+      losses, backward, aux = differentiate(losses_of, params)
+      grads = _stacked(backward, chunk_size, names=names.names, **facts)
     value = names.back(losses)
     return ((value, aux) if has_aux else value), grads
 

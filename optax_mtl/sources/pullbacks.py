@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _jax_internals, linalg
+from optax_mtl import _jax_internals, _jax_programs, linalg
 from optax_mtl.sources import masks, units
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -21,6 +21,12 @@ def like(tree: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
   )
+
+
+def one_like(losses: jax.Array) -> jax.Array:
+  """Ones of the shape, dtype and, in `shard_map`, the type of some losses."""
+  axes = _jax_internals.varying_axes(losses)
+  return _jax_internals.vary(jnp.ones(losses.shape, losses.dtype), axes)
 
 
 def unit_cotangents(losses_like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -43,6 +49,12 @@ def power_of_two(value: jax.Array) -> jax.Array:
 def _wide(leaf: jax.Array) -> jax.Array:
   """The leaf in float32 if it has half precision, else as it is."""
   return leaf.astype(jnp.float32) if is_half(leaf.dtype) else leaf
+
+
+def scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
+  """A leaf times a scalar, in float32 at least: such terms are added up."""
+  leaf = _wide(leaf)
+  return leaf * scale.astype(leaf.dtype)
 
 
 def divide(leaf: jax.Array, scale: jax.Array) -> jax.Array:
@@ -80,10 +92,6 @@ def pull_back(
     digits = (rest / scale).astype(dtype)
     return digits, scale, rest - digits.astype(wide) * scale
 
-  def scaled(leaf: jax.Array, scale: jax.Array) -> jax.Array:
-    leaf = _wide(leaf)  # The pieces add up in float32.
-    return leaf * scale.astype(leaf.real.dtype)
-
   digits, scale, rest = piece(weights)
   first = pullback(digits)
   total = jax.tree.map(lambda leaf: scaled(leaf, scale), first)
@@ -107,8 +115,54 @@ def pull_back(
   return jax.tree.map(lambda sum, leaf: sum.astype(leaf.dtype), total, first)
 
 
-class PullbackTaskGradients(TaskGradients):
-  """Task gradients that are never stored.
+def _square(leaves: list[jax.Array]) -> jax.Array:
+  """The squared length of one gradient."""
+  return linalg.squared_norms([leaf[None] for leaf in leaves], 1)[0]
+
+
+class UnstoredTaskGradients(TaskGradients):
+  """Task gradients that are never stored: all is made of a map over them."""
+
+  def __init__(self, num_tasks: int, params_like: Any, **facts: Any):
+    """See `TaskGradients`, for `facts` too.
+
+    Args:
+      num_tasks: The number of tasks T.
+      params_like: A tree of the params' shapes and dtypes.
+      **facts: What `TaskGradients` takes.
+    """
+    super().__init__(num_tasks, **facts)
+    self._params_like = params_like
+
+  @property
+  def params_like(self) -> Any:
+    """As in `TaskGradients`."""
+    return self._params_like
+
+  def finite(self) -> jax.Array:
+    """As in `TaskGradients`."""
+    return self._map_rows(linalg.tree_finite, None)
+
+  def stacked(self) -> Any:
+    """As in `TaskGradients`."""
+    leaves = self._map_rows(lambda row: row, None)
+    return jax.tree.unflatten(jax.tree.structure(self._params_like), leaves)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return self._map_rows(_square, mask)
+
+  def _project(
+    self, gradient: list[jax.Array], mask: Sequence[bool] | None
+  ) -> jax.Array:
+    def product(row: list[jax.Array]) -> jax.Array:
+      stack = [leaf[None] for leaf in row]
+      return linalg.project(stack, gradient, 1)[0]
+
+    return self._map_rows(product, mask)
+
+
+class PullbackTaskGradients(UnstoredTaskGradients):
+  """Task gradients from one pullback of all losses.
 
   Attributes:
     pullback: Function from a cotangent of the losses [T] to a gradient.
@@ -129,26 +183,15 @@ class PullbackTaskGradients(TaskGradients):
   ):
     """See the attributes."""
     super().__init__(
-      losses_like.shape[0], names=names, shared=shared, heads=heads
+      losses_like.shape[0],
+      params_like,
+      names=names,
+      shared=shared,
+      heads=heads,
     )
     self.pullback = pullback
     self.losses_like = losses_like
     self.chunk_size = chunk_size
-    self._params_like = params_like
-
-  @property
-  def params_like(self) -> Any:
-    """As in `TaskGradients`."""
-    return self._params_like
-
-  def finite(self) -> jax.Array:
-    """As in `TaskGradients`."""
-    return self._map_rows(linalg.tree_finite, None)
-
-  def stacked(self) -> Any:
-    """As in `TaskGradients`."""
-    leaves = self._map_rows(lambda row: row, None)
-    return jax.tree.unflatten(jax.tree.structure(self._params_like), leaves)
 
   def _combine(
     self,
@@ -163,11 +206,11 @@ class PullbackTaskGradients(TaskGradients):
     dtype = self.losses_like.dtype
     if mask is None or head_weights is weights:
       return pull_back(self.pullback, weights, dtype)
-    program = _jax_internals.trace(
+    program = _jax_programs.trace(
       lambda cotangent: jax.tree.leaves(self.pullback(cotangent)),
       self.losses_like,
     )
-    both = _jax_internals.separate(program, mask)
+    both = _jax_programs.separate(program, mask)
     if both is not None:
       structure = jax.tree.structure(self._params_like)
       return jax.tree.unflatten(structure, both(weights, head_weights))
@@ -176,6 +219,9 @@ class PullbackTaskGradients(TaskGradients):
     # drops the part that runs through the trunk.
     heads = pull_back(self.pullback, head_weights, dtype)
     return masks.merge(mask, masks.pick(mask, trunk), heads)
+
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    return self.pullback(masks.row(unit_cotangents(self.losses_like), task))
 
   def _map_rows(
     self,
@@ -187,12 +233,3 @@ class PullbackTaskGradients(TaskGradients):
       unit_cotangents(self.losses_like),
       self.chunk_size,
     )
-
-  def _project(
-    self, gradient: list[jax.Array], mask: Sequence[bool] | None
-  ) -> jax.Array:
-    def product(row: list[jax.Array]) -> jax.Array:
-      stack = [leaf[None] for leaf in row]
-      return linalg.project(stack, gradient, 1)[0]
-
-    return self._map_rows(product, mask)

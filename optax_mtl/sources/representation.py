@@ -49,24 +49,38 @@ class RepresentationTaskGradients(pullbacks.PullbackTaskGradients):
     )
     self.at_representation = at_representation
 
-  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
-    """As in `TaskGradients`; refuses to choose among the params' leaves."""
+  def _measured(self, shared: Any, name: str) -> list[bool] | None:
     if shared is not None:
       raise ValueError(
         f"{name}= chooses among the params' leaves, but with the "
         "representation source the Gram matrix is taken at the "
         f"representation. Leave {name}= out, or use another source."
       )
-    return self._gram(None)
+    return None
 
-  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+  def _map_measured(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    mask: Sequence[bool] | None,
+  ) -> Any:
     del mask
-    rows = units.map_rows(
-      self.at_representation,
+    return units.map_rows(
+      lambda unit: fun(jax.tree.leaves(self.at_representation(unit))),
       pullbacks.unit_cotangents(self.losses_like),
       self.chunk_size,
     )
-    return linalg.gram(rows, self.num_tasks)
+
+  def _rows(self) -> Any:
+    """The gradients at the representation, stacked."""
+    return self._map_measured(lambda row: row, None)
+
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    del mask
+    return linalg.gram(self._rows(), self.num_tasks)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    del mask
+    return linalg.squared_norms(self._rows(), self.num_tasks)
 
 
 def value_and_representation_grads(

@@ -2,13 +2,14 @@
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
@@ -33,6 +34,8 @@ class TaskGradients(abc.ABC):
       the source or `on_trunk` was told. None: all leaves are.
     heads: "sum" or "weighted": what the leaves outside the trunk get when the
       gradients are combined.
+    present: One bool a task: whether there is such a task in this step, known
+      while tracing. A method takes the others for inactive. None: all are.
   """
 
   at_params: bool = True
@@ -44,6 +47,7 @@ class TaskGradients(abc.ABC):
     names: tuple[str, ...] | None = None,
     shared: Any = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
     _checks.check_choice("heads", heads, ("sum", "weighted"))
@@ -51,11 +55,32 @@ class TaskGradients(abc.ABC):
     self.names = names
     self.shared = shared
     self.heads: Heads = heads
+    self.present = None if present is None or all(present) else present
 
   @property
   @abc.abstractmethod
   def params_like(self) -> Any:
     """A tree of `ShapeDtypeStruct` with the structure of the params."""
+
+  def taking_part(self, active: Any) -> jax.Array | None:
+    """Which tasks take part in a step: those that are active and present.
+
+    Args:
+      active: The extra arg `active=`, or None: all.
+
+    Returns:
+      Array [T] of bool, or None: all.
+
+    Raises:
+      TypeError: `active` is not bool.
+      ValueError: `active` does not hold T bools.
+    """
+    if active is not None:
+      active = _checks.task_mask(active, self.num_tasks, "active")
+    if self.present is None:
+      return active
+    present = jnp.array(self.present)
+    return present if active is None else active & present
 
   def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
     """Inner products of the task gradients.
@@ -72,7 +97,69 @@ class TaskGradients(abc.ABC):
       ValueError: `shared` selects no leaf or one outside the trunk, or the Gram
         matrix is not taken over the params' leaves.
     """
-    return self._gram(self._choose(shared, name))
+    return self._gram(self._measured(shared, name))
+
+  def squared_norms(
+    self, shared: Any = None, *, name: str = "shared"
+  ) -> jax.Array:
+    """The diagonal of the Gram matrix, without the cost of the rest.
+
+    Args:
+      shared: Which leaves count, as for `gram`. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      Array [T], float32 (float64 under x64).
+
+    Raises:
+      ValueError: As `gram`.
+    """
+    return self._squared_norms(self._measured(shared, name))
+
+  def map_gradients(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    shared: Any = None,
+    *,
+    name: str = "shared",
+  ) -> Any:
+    """A function of each task's gradient by itself, for numbers of its entries.
+
+    Nothing of size T times the params is stored where gradients are not: with
+    the implicit source it costs T backward passes. With the representation
+    source the gradients are those at the representation, as for `gram`.
+
+    Args:
+      fun: Function from one gradient, a list of its leaves, to a pytree of
+        arrays.
+      shared: Which leaves it is given, as for `gram`. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      What it returned for each task, stacked: leaves [T, ...].
+
+    Raises:
+      ValueError: As `gram`.
+    """
+    return self._map_measured(fun, self._measured(shared, name))
+
+  def gradient_of(self, task: ArrayLike) -> Any:
+    """The gradient of one task.
+
+    One backward pass where gradients are not stored. A traced number that is
+    out of range is clipped, as indices are in JAX.
+
+    Args:
+      task: The task's number, an int or a scalar int array, also while tracing.
+
+    Returns:
+      A tree with the structure, shapes and dtypes of the params.
+
+    Raises:
+      TypeError: `task` is no integer.
+      ValueError: `task` is an int, and there is no such task.
+    """
+    return self._gradient_of(_checks.task_number(task, self.num_tasks))
 
   def cross_gram(self, other: "TaskGradients") -> jax.Array:
     """Inner products with the gradients of another batch, over the trunk.
@@ -108,6 +195,8 @@ class TaskGradients(abc.ABC):
         f"{jax.tree.structure(self.params_like)} and "
         f"{jax.tree.structure(other.params_like)}."
       )
+    if self.present != other.present:
+      raise ValueError("Both batches must lack the same tasks, or none.")
     mask = self._choose(None, "shared")
     if mask != other._choose(None, "shared"):
       raise ValueError(
@@ -212,6 +301,18 @@ class TaskGradients(abc.ABC):
     flags = jax.tree.leaves(mask) if mask is not None else []
     return None if all(flags) else flags
 
+  def _measured(self, shared: Any, name: str) -> list[bool] | None:
+    """Which leaves inner products are taken over; as `_choose`."""
+    return self._choose(shared, name)
+
+  def _map_measured(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    mask: Sequence[bool] | None,
+  ) -> Any:
+    """`fun` of each gradient where inner products are taken."""
+    return self._map_rows(fun, mask)
+
   def _ones(self, keep: jax.Array | None) -> jax.Array:
     """The weights of a plain sum over the tasks that are kept."""
     if keep is None:
@@ -223,6 +324,14 @@ class TaskGradients(abc.ABC):
   @abc.abstractmethod
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     """The Gram matrix over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    """The Gram matrix's diagonal over the leaves that the mask selects."""
+
+  @abc.abstractmethod
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    """The gradient of one task, all leaves; `task` an int or a scalar int32."""
 
   @abc.abstractmethod
   def _combine(
@@ -262,117 +371,3 @@ class TaskGradients(abc.ABC):
   __jax_array__ = _refuse
   __add__ = __radd__ = __sub__ = __rsub__ = _refuse
   __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
-
-
-class StackedTaskGradients(TaskGradients):
-  """A plain tree with leaves [T, *param.shape].
-
-  Attributes:
-    tree: The tree.
-  """
-
-  def __init__(
-    self,
-    tree: Any,
-    num_tasks: int,
-    *,
-    names: tuple[str, ...] | None = None,
-    shared: Any = None,
-    heads: Heads = "sum",
-  ):
-    """See the attributes."""
-    super().__init__(num_tasks, names=names, shared=shared, heads=heads)
-    self.tree = tree
-
-  @property
-  def params_like(self) -> Any:
-    """As in `TaskGradients`."""
-    return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), self.tree
-    )
-
-  def finite(self) -> jax.Array:
-    """As in `TaskGradients`."""
-    return linalg.finite(self.tree, self.num_tasks)
-
-  def stacked(self) -> Any:
-    """As in `TaskGradients`."""
-    return self.tree
-
-  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
-    return linalg.gram(masks.pick(mask, self.tree), self.num_tasks)
-
-  def _combine(
-    self,
-    weights: jax.Array,
-    mask: Sequence[bool] | None,
-    head_weights: jax.Array,
-    keep: jax.Array | None,
-  ) -> Any:
-    leaves, structure = jax.tree.flatten(self.tree)
-    flags = [True] * len(leaves) if mask is None else mask
-    out = [
-      linalg.combine(leaf, weights if shared else head_weights, keep)
-      for leaf, shared in zip(leaves, flags, strict=True)
-    ]
-    return jax.tree.unflatten(structure, out)
-
-  def _map_rows(self, fun: Any, mask: Sequence[bool] | None) -> Any:
-    return jax.lax.map(fun, masks.pick(mask, self.tree))
-
-  def _project(
-    self, gradient: list[jax.Array], mask: Sequence[bool] | None
-  ) -> jax.Array:
-    rows = masks.pick(mask, self.tree)
-    return linalg.project(rows, gradient, self.num_tasks)
-
-  def _cross_gram(
-    self, other: TaskGradients, mask: Sequence[bool] | None
-  ) -> jax.Array:
-    if not isinstance(other, StackedTaskGradients):
-      return super()._cross_gram(other, mask)
-    return linalg.cross_gram(
-      masks.pick(mask, self.tree),
-      masks.pick(mask, other.tree),
-      self.num_tasks,
-    )
-
-
-def as_task_gradients(
-  updates: Any, num_tasks: int | None, params: Any = None
-) -> TaskGradients:
-  """Reads what came as `updates`: a source, or a tree of stacked gradients.
-
-  Args:
-    updates: A `TaskGradients`, or a tree with leaves [T, *param.shape].
-    num_tasks: The number of tasks T. None: what the source says, or the length
-      of the leaves' first axis.
-    params: The params, if known: the shapes are compared with theirs.
-
-  Returns:
-    Task gradients.
-
-  Raises:
-    TypeError: A leaf of the tree is not an array.
-    ValueError: The number of tasks or a shape is another, or the number cannot
-      be read off a tree without leaves.
-  """
-  if isinstance(updates, TaskGradients):
-    if num_tasks is not None and updates.num_tasks != num_tasks:
-      tasks = f" ({', '.join(updates.names)})" if updates.names else ""
-      raise ValueError(
-        f"The task gradients are of {updates.num_tasks} tasks{tasks}, but the "
-        f"method was built with num_tasks={num_tasks}."
-      )
-    return updates
-  if num_tasks is None:
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(updates)]
-    if not shapes:
-      raise ValueError(
-        "The task gradients are a tree without leaves, off which the number of "
-        "tasks cannot be read."
-      )
-    # A scalar leaf has no task axis: check_stacked names it and says so.
-    num_tasks = next((shape[0] for shape in shapes if shape), 1)
-  _checks.check_stacked(updates, num_tasks, params)
-  return StackedTaskGradients(updates, num_tasks)

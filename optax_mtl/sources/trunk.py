@@ -1,47 +1,134 @@
 """Stacked gradients of the shared trunk alone; the heads by one pullback."""
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from optax_mtl import linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
+class HeadGradients(abc.ABC):
+  """The tasks' gradients of the heads, each a list of leaves, never stacked."""
+
+  @abc.abstractmethod
+  def combine(
+    self, weights: jax.Array, keep: jax.Array | None
+  ) -> list[jax.Array]:
+    """Their sum with weights [T], of the tasks that a mask [T] keeps."""
+
+  @abc.abstractmethod
+  def map_rows(self, fun: Callable[[list[jax.Array]], Any]) -> Any:
+    """`fun` of each task's, results [T, ...]."""
+
+  @abc.abstractmethod
+  def gradient_of(self, task: jax.Array | int) -> list[jax.Array]:
+    """One task's; `task` an int or a scalar int32."""
+
+
+#: A gradient's leaves; None where it is known to be zero.
+Row = Sequence[jax.Array | None]
+
+
+def stack_rows(rows: Sequence[Row], like: Sequence[Any]) -> list[jax.Array]:
+  """Leaves [T, ...] of T rows; `like` has the leaves' shapes and dtypes."""
+  return [
+    jnp.stack([fill(leaf, example) for leaf in column])
+    for column, example in zip(zip(*rows, strict=True), like, strict=True)
+  ]
+
+
+def fill(leaf: jax.Array | None, like: Any) -> jax.Array:
+  """The leaf, or zeros where it is None."""
+  return jnp.zeros(like.shape, like.dtype) if leaf is None else leaf
+
+
+class OwnHeads(HeadGradients):
+  """Heads whose gradients came with each task's own backward pass.
+
+  Attributes:
+    rows: The tasks' gradients. A head that one task reads is one leaf in one of
+      them, so nothing is stored that is not needed.
+    like: The leaves' shapes and dtypes.
+  """
+
+  def __init__(self, rows: Sequence[Row], like: Sequence[Any]):
+    """See the attributes."""
+    self.rows = rows
+    self.like = like
+
+  def combine(
+    self, weights: jax.Array, keep: jax.Array | None
+  ) -> list[jax.Array]:
+    """As in `HeadGradients`."""
+
+    def leaf(column: Row, like: Any) -> jax.Array:
+      tasks = [t for t, x in enumerate(column) if x is not None]
+      if not tasks:
+        return fill(None, like)
+      return linalg.combine(
+        jnp.stack([x for x in column if x is not None]),
+        jnp.stack([weights[t] for t in tasks]),
+        None if keep is None else jnp.stack([keep[t] for t in tasks]),
+      )
+
+    columns = zip(*self.rows, strict=True)
+    return [leaf(*pair) for pair in zip(columns, self.like, strict=True)]
+
+  def map_rows(self, fun: Callable[[list[jax.Array]], Any]) -> Any:
+    """As in `HeadGradients`."""
+    results = [
+      fun([fill(*pair) for pair in zip(row, self.like, strict=True)])
+      for row in self.rows
+    ]
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
+
+  def gradient_of(self, task: jax.Array | int) -> list[jax.Array]:
+    """As in `HeadGradients`."""
+    chosen = [fill(None, like) for like in self.like]
+    for t, row in enumerate(self.rows):
+      chosen = [
+        old if leaf is None else jnp.where(task == t, leaf, old)
+        for leaf, old in zip(row, chosen, strict=True)
+      ]
+    return chosen
+
+
 class TrunkTaskGradients(TaskGradients):
-  """Gradients of the trunk, stacked, and of the heads, computed when asked for.
+  """Gradients of the trunk, stacked, and of the heads, which are not.
 
   A head has the gradient of one task, so to stack it is to store T - 1 times
-  nothing. Here the heads are pulled back once, with all tasks' weights.
+  nothing.
 
   Attributes:
     trunk: The trunk's leaves, each [T, *param.shape].
-    pull_heads: Function from weights [T], and a mask [T] of tasks that are kept
-      or None, to the heads' leaves, combined.
-    map_heads: Function that maps a function over the tasks' gradients of the
-      heads, each a list of leaves, and stacks the results.
+    head_gradients: The heads' gradients.
   """
 
   def __init__(
     self,
     trunk: list[jax.Array],
-    pull_heads: Callable[[jax.Array, jax.Array | None], list[jax.Array]],
-    map_heads: Callable[[Callable[[list[jax.Array]], Any]], Any],
+    head_gradients: HeadGradients,
     params_like: Any,
     num_tasks: int,
     *,
     shared: Any,
     names: tuple[str, ...] | None = None,
     heads: Heads = "sum",
+    present: tuple[bool, ...] | None = None,
   ):
     """See the attributes."""
-    super().__init__(num_tasks, names=names, shared=shared, heads=heads)
+    super().__init__(
+      num_tasks, names=names, shared=shared, heads=heads, present=present
+    )
     self.trunk = trunk
-    self.pull_heads = pull_heads
-    self.map_heads = map_heads
+    self.head_gradients = head_gradients
     self._params_like = params_like
 
   @property
@@ -52,11 +139,12 @@ class TrunkTaskGradients(TaskGradients):
   def finite(self) -> jax.Array:
     """As in `TaskGradients`."""
     fine = linalg.finite(self.trunk, self.num_tasks)
-    return fine & self.map_heads(linalg.tree_finite)
+    return fine & self.head_gradients.map_rows(linalg.tree_finite)
 
   def stacked(self) -> Any:
     """As in `TaskGradients`."""
-    return self._join(self.trunk, self.map_heads(lambda row: row))
+    heads = self.head_gradients.map_rows(lambda row: row)
+    return self._join(self.trunk, heads)
 
   def _flags(self) -> list[bool]:
     return jax.tree.leaves(self.shared)
@@ -79,6 +167,15 @@ class TrunkTaskGradients(TaskGradients):
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     return linalg.gram(self._rows(mask), self.num_tasks)
 
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
+    return linalg.squared_norms(self._rows(mask), self.num_tasks)
+
+  def _gradient_of(self, task: jax.Array | int) -> Any:
+    heads = []
+    if not all(self._flags()):
+      heads = self.head_gradients.gradient_of(task)
+    return self._join(masks.row(self.trunk, task), heads)
+
   def _combine(
     self,
     weights: jax.Array,
@@ -90,13 +187,15 @@ class TrunkTaskGradients(TaskGradients):
       linalg.combine(leaf, weights if shared else head_weights, keep)
       for leaf, shared in zip(self.trunk, self._within_trunk(mask), strict=True)
     ]
-    heads = [] if all(self._flags()) else self.pull_heads(head_weights, keep)
+    heads = []
+    if not all(self._flags()):
+      heads = self.head_gradients.combine(head_weights, keep)
     return self._join(trunk, heads)
 
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
-    return jax.lax.map(fun, self._rows(mask))
+    return masks.map_rows(fun, self._rows(mask), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None
@@ -111,3 +210,48 @@ class TrunkTaskGradients(TaskGradients):
     return linalg.cross_gram(
       self._rows(mask), other._rows(mask), self.num_tasks
     )
+
+
+def from_rows(
+  rows: Sequence[Row],
+  params_like: Any,
+  *,
+  names: tuple[str, ...] | None,
+  shared: Any,
+  heads: Heads,
+  present: tuple[bool, ...] | None = None,
+) -> StackedTaskGradients | TrunkTaskGradients:
+  """Task gradients of rows that were computed one by one.
+
+  Args:
+    rows: T gradients, each a list of leaves.
+    params_like: A tree of the params' shapes and dtypes.
+    names: As in `TaskGradients`, as what follows.
+    shared: The trunk, a tree of bools, or None.
+    heads: "sum" or "weighted".
+    present: Which tasks are there, or None: all.
+
+  Returns:
+    Everything stacked, or the trunk alone if there is one.
+  """
+  facts: dict[str, Any] = {
+    "names": names,
+    "shared": shared,
+    "heads": heads,
+    "present": present,
+  }
+  like, structure = jax.tree.flatten(params_like)
+  if shared is None:
+    tree = jax.tree.unflatten(structure, stack_rows(rows, like))
+    return StackedTaskGradients(tree, len(rows), **facts)
+  in_trunk = jax.tree.leaves(shared)
+  in_heads = [not flag for flag in in_trunk]
+  trunk = stack_rows(
+    [masks.pick_leaves(in_trunk, row) for row in rows],
+    masks.pick_leaves(in_trunk, like),
+  )
+  own = OwnHeads(
+    [masks.pick_leaves(in_heads, row) for row in rows],
+    masks.pick_leaves(in_heads, like),
+  )
+  return TrunkTaskGradients(trunk, own, params_like, len(rows), **facts)

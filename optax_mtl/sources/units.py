@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from optax_mtl.sources import miscompiled
 
 
-def check_chunk_size(chunk_size: Any) -> None:
+def check_chunk_size(chunk_size: Any, of: str = "tasks") -> None:
   """Raises unless `chunk_size` is None or a positive int."""
   if chunk_size is not None and (
     isinstance(chunk_size, bool)
@@ -17,9 +17,30 @@ def check_chunk_size(chunk_size: Any) -> None:
     or chunk_size < 1
   ):
     raise ValueError(
-      "chunk_size must be None or a positive int, the number of tasks to "
+      f"chunk_size must be None or a positive int, the number of {of} to "
       f"differentiate at once; got {chunk_size!r}."
     )
+
+
+def after(results: Any, tree: Any) -> Any:
+  """The tree, in a form that is not there before the results are.
+
+  By data that a compiler cannot see through: `optimization_barrier` is gone on
+  CPU before the order of a program is decided.
+
+  Args:
+    results: Tree of arrays, which may hold NaN.
+    tree: Tree of arrays.
+
+  Returns:
+    The tree, with the same values.
+  """
+  never = jnp.zeros((), jnp.bool_)
+  for leaf in jax.tree.leaves(results):
+    if leaf.size:
+      first = jnp.real(jnp.ravel(leaf)[0]).astype(jnp.float32)
+      never |= jnp.isnan(first) & (first == 0)
+  return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), tree)
 
 
 def at_once(fun: Callable[[Any], Any], rows: Any) -> Any:

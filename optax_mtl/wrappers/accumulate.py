@@ -10,8 +10,12 @@ from jax.typing import ArrayLike
 
 from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import as_task_gradients
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.wrappers._wrapped import (
+  Wrapped,
+  within_translators,
+  wrapped,
+)
 
 
 class AccumulateState(NamedTuple):
@@ -70,6 +74,10 @@ def accumulate(
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_range("every_k", every_k, 1)
+  if isinstance(inner, Wrapped) and inner.translates:
+    return within_translators(
+      lambda tx: accumulate(tx, num_tasks, every_k), inner
+    )
   inner_tx = optax.with_extra_args_support(inner)
 
   def wide(dtype: Any) -> Any:
@@ -101,10 +109,8 @@ def accumulate(
   ) -> tuple[Any, AccumulateState]:
     source = as_task_gradients(updates, num_tasks, params)
     gradients = source.stacked()
-    if active is None:
-      present = jnp.ones((num_tasks,), jnp.bool_)
-    else:
-      present = _checks.task_mask(active, num_tasks, "active")
+    active = source.taking_part(active)
+    present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
 
     def add(total: jax.Array, new: jax.Array) -> jax.Array:
       return total + linalg.choose(present, new).astype(total.dtype)

@@ -22,8 +22,8 @@ def drop_nonfinite(inner: _Transformation) -> _Transformation:
   solve, and its state stands still. The others go on. To leave out the whole
   step instead, see `optax_mtl.skip_nonfinite`.
 
-  It judges the gradients as they come: where losses share one forward pass, a
-  NaN in one derivative may have spoilt the gradients of all; see
+  It judges the gradients as they come: where one backward pass serves several
+  losses, a NaN in one derivative may have spoilt the gradients of all; see
   `optax_mtl.value_and_task_grads`. A KPI of NaN is a missing one, and no reason
   to drop a task. With a source that stores nothing, looking costs T backward
   passes.

@@ -8,8 +8,12 @@ import optax
 
 from optax_mtl import _checks, metrics
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.sources.task_gradients import as_task_gradients
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.sources.stacked import as_task_gradients
+from optax_mtl.wrappers._wrapped import (
+  Wrapped,
+  within_translators,
+  wrapped,
+)
 
 
 class TrackConflictsState(NamedTuple):
@@ -55,6 +59,8 @@ def track_conflicts(
     1.0
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
+  if isinstance(inner, Wrapped) and inner.translates:
+    return within_translators(lambda tx: track_conflicts(tx, num_tasks), inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> TrackConflictsState:
@@ -71,13 +77,14 @@ def track_conflicts(
     params: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, TrackConflictsState]:
-    gram = as_task_gradients(updates, num_tasks, params).gram()
+    gradients = as_task_gradients(updates, num_tasks, params)
+    gram = gradients.gram()
     # A task that is not finite conflicts with none: its NaN would have
     # `skip_nonfinite` leave out a step that `drop_nonfinite` has mended.
     counts = jnp.isfinite(jnp.diagonal(gram))
-    active = extra_args.get("active")
+    active = gradients.taking_part(extra_args.get("active"))
     if active is not None:
-      counts &= _checks.task_mask(active, num_tasks, "active")
+      counts &= active
     gram = jnp.where(
       counts[:, None] & counts[None, :], gram, jnp.zeros_like(gram)
     )

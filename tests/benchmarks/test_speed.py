@@ -29,6 +29,7 @@ from benchmarks.speed import (  # noqa: E402
   aggregate,
   aggregate_report,
   compile_time,
+  each_loss,
   solver_times,
 )
 
@@ -285,6 +286,20 @@ def test_quick_keeps_what_was_asked_for():
 
 
 # -- the other two -------------------------------------------------------------
+
+
+def test_each_loss(tmp_path, capsys, monkeypatch):
+  """Losses that share nothing cost no more FLOPs than their sum."""
+  small = lambda num_tasks: each_loss.pinn(num_tasks, 8, 64)  # noqa: E731
+  monkeypatch.setitem(each_loss.PROBLEMS, "pinn", small)
+  options = ["--problems=pinn", "--tasks=2", "--repeats=1"]
+  assert each_loss.main([*options, f"--out={tmp_path}"]) == 0
+  rows = json.loads((tmp_path / "each_loss.json").read_text())["rows"]
+  flops = {row["way"]: row["flops"] for row in rows}
+  assert list(flops) == ["plain", "each", "together", "in turn"]
+  # A norm and a weighted sum of two gradients of 200 numbers come on top.
+  assert flops["each"] < 1.1 * flops["plain"] < flops["together"]
+  assert "together" in capsys.readouterr().out
 
 
 def test_compile_time(tmp_path, capsys):

@@ -53,8 +53,11 @@ def _rows(tree, num_tasks):
 
 
 def _check_gram(tree, num_tasks):
-  """Compares with NumPy, exactly."""
+  """Compares with NumPy, exactly; and the diagonal by itself."""
   got = linalg.gram(tree, num_tasks)
+  squares = linalg.squared_norms(tree, num_tasks)
+  assert squares.dtype == solver_dtype() and not squares.weak_type
+  np.testing.assert_array_equal(squares, jnp.diagonal(got))
   rows = _rows(tree, num_tasks)
   want = (rows @ rows.conj().T).real
   assert np.abs(want).max() < 2**24

@@ -9,7 +9,7 @@ from small_networks import normal
 from test_source_costs import count
 
 import optax_mtl
-from optax_mtl import _jax_internals
+from optax_mtl import _jax_programs
 
 T, DEPTH, WIDTH = 3, 4, 6
 TRUNK = {"trunk": True, "heads": False}
@@ -113,9 +113,9 @@ def test_trunk_and_heads_get_their_weights(loss_fn, monkeypatch):
   """In one pass or in two, for head weights of any kind."""
   params, grads_of = gradients(loss_fn)
   found = []
-  real = _jax_internals.separate
+  real = _jax_programs.separate
   monkeypatch.setattr(
-    _jax_internals,
+    _jax_programs,
     "separate",
     lambda *args: found.append(real(*args)) or found[-1],
   )

@@ -156,7 +156,7 @@ def gradnorm(
     step: Step, memory: GradNormMemory
   ) -> tuple[jax.Array, GradNormMemory]:
     old = memory.task_weights
-    norms = jnp.sqrt(jnp.diagonal(step.gram(norm_params, "norm_params")))
+    norms = step.norms(norm_params, "norm_params")
     mean_norm = step.mean(old * norms)
     scale = jnp.where(memory.norm_scale == 0, mean_norm, memory.norm_scale)
     rates = _relative_rates(step, memory.initial_losses)
