@@ -19,7 +19,7 @@ TEST_ENV = JAX_PLATFORMS=cpu \
   clean
 
 help:
-	@echo "make demo         train with every method and compare; into out/"
+	@echo "make demo         where methods tie, and where one decides; into out/"
 	@echo "make test         run the whole test suite on the CPU"
 	@echo "make lint         check the style"
 	@echo "make types        check the types"
@@ -34,7 +34,7 @@ help:
 	@echo "number of test processes, PYTHON=... the Python to use."
 
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python -m benchmarks.quality.compare $(ARGS)
+	$(VENV)/bin/python -m benchmarks.demo $(ARGS)
 
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(VENV)/bin/python -m pytest \

@@ -12,6 +12,7 @@ from benchmarks.quality.training import Recipe, Settings
 
 #: The rows that are always there, beside the methods.
 SINGLE_TASK = "single_task"
+EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
 
 #: Pareto MTL trains this many preferences at once, if there are two tasks.
