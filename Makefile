@@ -19,7 +19,7 @@ TEST_ENV = JAX_PLATFORMS=cpu \
   clean
 
 help:
-	@echo "make demo         train with every method and compare; into out/"
+	@echo "make demo         where methods tie, and where one decides; into out/"
 	@echo "make test         run the whole test suite on the CPU"
 	@echo "make lint         check the style"
 	@echo "make types        check the types"
@@ -34,16 +34,11 @@ help:
 	@echo "number of test processes, PYTHON=... the Python to use."
 
 demo: $(VENV)/.installed-bench
-	$(VENV)/bin/python -m benchmarks.quality.compare $(ARGS)
+	$(VENV)/bin/python -m benchmarks.demo $(ARGS)
 
-# What XLA has compiled stays in .venv, so that the next run takes a third of
-# the time; three quarters of a first run are compiling.
-test: export JAX_COMPILATION_CACHE_DIR = $(abspath $(VENV))/jax-cache
-test: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS = 0
-test: export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES = -1
 test: $(VENV)/.installed-test
 	$(TEST_ENV) $(VENV)/bin/python -m pytest \
-	  -n $(JOBS) --dist loadgroup $(ARGS)
+	  -n $(JOBS) --dist loadscope $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/python -m ruff check .

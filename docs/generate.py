@@ -25,7 +25,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optax_mtl  # noqa: E402
-from optax_mtl import _registry  # noqa: E402
+from optax_mtl import _aliases, _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
 README = DOCS.parent / "README.md"
@@ -45,14 +45,16 @@ ROOMS = {
   ),
   "gram": (
     "From the Gram matrix",
-    "The weights come from the inner products of the task gradients: with "
-    "every source, that is one backward pass a task, and with the "
-    "representation source one through the heads alone.",
+    "The weights come from the inner products of the task gradients, their "
+    "lengths or other numbers of each: with every source, that is one backward "
+    "pass a task, and with the representation source one through the heads "
+    "alone.",
   ),
   "gradients": (
     "From the gradients themselves",
-    "The update is made entry by entry, and there are no weights. The task "
-    "gradients are stacked, whatever the source.",
+    "The update is made from the gradients' entries, and there are no weights. "
+    "A method that needs all gradients at once has them stacked, whatever the "
+    "source.",
   ),
   "preference": (
     "With a preference",
@@ -105,7 +107,9 @@ def _needs(facts: optax_mtl.Facts) -> str:
 def _cost(facts: optax_mtl.Facts) -> str:
   if facts.gram:
     return "T + 1"
-  return "T" if facts.stacked else "1"
+  if facts.stacked:
+    return "T"
+  return str(facts.single + facts.sums) if facts.single else "1"
 
 
 def _summary(function: Any) -> str:
@@ -185,12 +189,12 @@ def _state(function: Any) -> str:
 
 def _passes(facts: optax_mtl.Facts) -> str:
   if facts.norms:
-    return "T for the gradients' lengths; 1 for the update"
+    return "T for the gradients' lengths, or other numbers; 1 for the update"
   if facts.gram:
     return (
       "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
     )
-  return "T, whose gradients are stacked" if facts.stacked else "1"
+  return "T, whose gradients are stacked" if facts.stacked else _cost(facts)
 
 
 def _method_page(function: Any) -> str:
@@ -224,6 +228,28 @@ def _method_page(function: Any) -> str:
   return "\n".join([*lines, "```", ""])
 
 
+def _names_elsewhere() -> list[str]:
+  """What other libraries call a method, as a section with a table."""
+  rows = [
+    f"| `{name}` | {alias.whose} | `{alias.call}` |"
+    for name, found in sorted(
+      _aliases.ALIASES.items(), key=lambda row: row[0].lower()
+    )
+    for alias in found
+  ]
+  return [
+    "## Names elsewhere",
+    "",
+    "Names that differ from those here by capitals and underscores alone are",
+    "left out. `optax_mtl.<name>` is an error that says the same.",
+    "",
+    "| Name | Whose | Here |",
+    "|---|---|---|",
+    *rows,
+    "",
+  ]
+
+
 def pages() -> dict[str, str]:
   """File name under `docs/methods` -> its text."""
   lines = [
@@ -248,6 +274,7 @@ def pages() -> dict[str, str]:
     lines += ["```", ""]
     for function in functions:
       result[f"{function.info.name}.md"] = _method_page(function)
+  lines += _names_elsewhere()
   return {"index.md": "\n".join(lines), **result}
 
 

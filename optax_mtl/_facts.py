@@ -1,15 +1,19 @@
 """What a method reads, found by letting it read: nothing has to be declared."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from optax_mtl._rule import UpdateRule
-from optax_mtl._step import ExtraArg, MissingArgumentError, Step
+from optax_mtl._step import (
+  ExtraArg,
+  MissingArgumentError,
+  Step,
+  WatchedArgs,
+)
 from optax_mtl._transformation import Method
 from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -23,12 +27,15 @@ class Facts(NamedTuple):
       them.
     optional: Extra args that it uses if they are there.
     gram: Whether it asks for inner products of the gradients: their Gram
-      matrix, the one across two batches, or their lengths; else a step costs
-      one backward pass with the implicit source.
+      matrix, the one across two batches, or their lengths, or other numbers of
+      each; else a step costs one backward pass with the implicit source.
     stacked: Whether it asks for the gradients themselves, all of them.
     weights: Whether it has weights.
-    norms: Whether all that it asks of the inner products are the lengths.
+    norms: Whether all that it asks of the inner products are the lengths, or
+      other numbers of each gradient by itself.
     single: Whether it asks for the gradient of single tasks.
+    sums: Whether a rule without weights asks for a weighted sum of the
+      gradients, as the update of all others is one.
   """
 
   needs: tuple[str, ...]
@@ -38,6 +45,7 @@ class Facts(NamedTuple):
   weights: bool
   norms: bool = False
   single: bool = False
+  sums: bool = False
 
 
 class _Watched(StackedTaskGradients):
@@ -47,49 +55,46 @@ class _Watched(StackedTaskGradients):
     super().__init__(tree, num_tasks)
     self.seen: set[str] = set()
 
-  def gram(self, shared: Any = None, *, name: str = "shared") -> jax.Array:
-    self.seen.add("gram")
-    return super().gram(shared, name=name)
+  # What a source fills in, and not what a rule calls: a rule may see the
+  # gradients through others, as scaled ones.
 
-  def squared_norms(
-    self, shared: Any = None, *, name: str = "shared"
-  ) -> jax.Array:
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    self.seen.add("gram")
+    return super()._gram(mask)
+
+  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
     self.seen.add("norms")
-    return super().squared_norms(shared, name=name)
+    return super()._squared_norms(mask)
 
-  def gradient_of(self, task: ArrayLike) -> Any:
+  def _map_measured(
+    self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
+  ) -> Any:
+    self.seen.add("norms")
+    return super()._map_measured(fun, mask)
+
+  def _gradient_of(self, task: jax.Array | int) -> Any:
     self.seen.add("single")
-    return super().gradient_of(task)
+    return super()._gradient_of(task)
 
-  def cross_gram(self, other: TaskGradients) -> jax.Array:
+  def _combine(
+    self,
+    weights: jax.Array,
+    mask: Sequence[bool] | None,
+    head_weights: jax.Array,
+    keep: jax.Array | None,
+  ) -> Any:
+    self.seen.add("sums")
+    return super()._combine(weights, mask, head_weights, keep)
+
+  def _cross_gram(
+    self, other: TaskGradients, mask: Sequence[bool] | None
+  ) -> jax.Array:
     self.seen.add("gram")
-    return super().cross_gram(other)
+    return super()._cross_gram(other, mask)
 
   def stacked(self) -> Any:
     self.seen.add("stacked")
     return super().stacked()
-
-
-class _WatchedArgs(Mapping[str, Any]):
-  """Extra args that remember which of the absent ones were asked for."""
-
-  def __init__(self, args: Mapping[str, Any]):
-    self.args = args
-    self.missed: set[str] = set()
-
-  def get(self, key: str, default: Any = None) -> Any:
-    if key not in self.args:
-      self.missed.add(key)
-    return self.args.get(key, default)
-
-  def __getitem__(self, key: str) -> Any:
-    return self.args[key]
-
-  def __iter__(self) -> Iterator[str]:
-    return iter(self.args)
-
-  def __len__(self) -> int:
-    return len(self.args)
 
 
 def facts(
@@ -127,7 +132,7 @@ def facts(
   given: dict[str, Any] = {}
   while True:
     gradients = _Watched({"w": jnp.ones((num_tasks, 2))}, num_tasks)
-    watched = _WatchedArgs(given)
+    watched = WatchedArgs(given)
 
     def step(gradients: Any = gradients, watched: Any = watched) -> Any:
       step = Step(method.name, gradients, None, watched)
@@ -149,10 +154,11 @@ def facts(
       given[error.argument] = argument.sample(num_tasks)
   return Facts(
     needs=tuple(given),
-    optional=tuple(sorted(watched.missed)),
+    optional=tuple(sorted(watched.asked - given.keys())),
     gram=bool({"gram", "norms"} & gradients.seen),
     stacked="stacked" in gradients.seen,
     weights=not isinstance(rule, UpdateRule),
     norms="norms" in gradients.seen and "gram" not in gradients.seen,
     single="single" in gradients.seen,
+    sums="sums" in gradients.seen,
   )

@@ -4,7 +4,9 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ParamSpec, Protocol, cast
+from typing import Any, ParamSpec, Protocol, cast, get_args
+
+import numpy as np
 
 from optax_mtl import _checks
 from optax_mtl._rule import Rule
@@ -63,6 +65,27 @@ class MethodFunction(Protocol[P]):
 
 #: Name -> the function that builds the method; filled by `method`.
 METHODS: dict[str, MethodFunction[...]] = {}
+
+
+class _MethodSignature(inspect.Signature):
+  """A signature that binds a list of numbers, one a task, as an array.
+
+  `optax.inject_hyperparams` binds what it is given, and takes numbers and
+  arrays for hyperparameters, but a list for a constant: what would be set in
+  its state later would not be where the method gets it from.
+  """
+
+  def bind(self, *args: Any, **kwargs: Any) -> inspect.BoundArguments:
+    """As in `inspect.Signature`."""
+    bound = super().bind(*args, **kwargs)
+    for name, value in bound.arguments.items():
+      annotation = self.parameters[name].annotation
+      per_task = set(get_args(_checks.TaskValues)) <= set(get_args(annotation))
+      if per_task and isinstance(value, (list, tuple)):
+        numbers = cast(Sequence[Any], value)
+        if all(map(_checks.is_python_number, numbers)):
+          bound.arguments[name] = np.asarray(numbers)
+    return bound
 
 
 def _nothing(tasks: Sequence[int]) -> Mapping[str, Any]:
@@ -146,7 +169,9 @@ def method(
       num_tasks = _checks.check_num_tasks(given[0]) if given else 0
       return as_method(name, num_tasks, function(*args, **kwargs))
 
-    vars(build)["__signature__"] = signature.replace(return_annotation=Method)
+    vars(build)["__signature__"] = _MethodSignature(
+      list(signature.parameters.values()), return_annotation=Method
+    )
     method_function = cast(MethodFunction[P], build)
     method_function.info = MethodInfo(
       name=name,

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 import jax
 from jax.typing import ArrayLike
 
+from optax_mtl import _checks
 from optax_mtl._step import Step
 from optax_mtl.solvers import Certificate, initial_certificate
 
@@ -39,12 +40,20 @@ class WeightRule(Generic[Memory]):
     max_norm: The norm of the combined gradient, over the shared leaves, is
       scaled down to this in every step; the weights in the state are those
       before. None: not at all.
+
+  Raises:
+    ValueError: `max_norm` is not positive.
   """
 
   weigh: Callable[[Step, Memory], tuple[jax.Array, Memory]]
   init: Callable[[], Memory]
   observe: Callable[[Step, Memory], Memory] = _observe_nothing
   max_norm: ArrayLike | None = None
+
+  def __post_init__(self) -> None:
+    """Checks the limit."""
+    if self.max_norm is not None:
+      _checks.check_range("max_norm", self.max_norm, 0, open_low=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,13 +1,14 @@
 """What one call of `update` tells a rule."""
 
+import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, Generic, TypeVar, overload
+from collections.abc import Callable, ItemsView, Iterator, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _checks, _jax_internals
+from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -20,7 +21,9 @@ class MissingArgumentError(TypeError):
   """An update came without an extra arg that the rule reads.
 
   Attributes:
+    method: The method's name.
     argument: The name of the extra arg.
+    reason: Why it is needed.
   """
 
   def __init__(self, method: str, argument: str, reason: str):
@@ -28,10 +31,56 @@ class MissingArgumentError(TypeError):
       f"{method} needs {argument}= with every update: {reason}. Call "
       f"tx.update(grads, state, params, {argument}={argument})."
     )
-    self.argument = argument
+    self.method, self.argument, self.reason = method, argument, reason
 
 
-class ExtraArg(Generic[_Value]):
+class WatchedArgs(Mapping[str, Any]):
+  """Extra args that remember which of them were asked for, there or not.
+
+  Attributes:
+    args: The extra args, as they came.
+    asked: The names that were looked up; going over all `items` is no look.
+  """
+
+  def __init__(self, args: Mapping[str, Any]):
+    """See the attributes."""
+    self.args = args
+    self.asked: set[str] = set()
+
+  def __getitem__(self, key: str) -> Any:
+    self.asked.add(key)
+    return self.args[key]
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self.args)
+
+  def __len__(self) -> int:
+    return len(self.args)
+
+  def items(self) -> ItemsView[str, Any]:
+    """The pairs of names and values."""
+    return self.args.items()
+
+  @classmethod
+  def changed(cls, args: Mapping[str, Any], **changes: Any) -> "WatchedArgs":
+    """`args` with some replaced; what is asked of either is asked of both."""
+    new = cls({**dict(args.items()), **changes})
+    if isinstance(args, WatchedArgs):
+      new.asked = args.asked
+    return new
+
+
+class RefusedArg(NamedTuple):
+  """Stands in the place of an extra arg that a wrapper cannot hand on.
+
+  Attributes:
+    reason: What the error says where a rule reads it.
+  """
+
+  reason: str
+
+
+class ExtraArg(abc.ABC, Generic[_Value]):
   """An extra arg of the update, read as `step.<name>`; reading it is needing.
 
   One line of `Step` declares one. An update that came without it fails where
@@ -58,15 +107,18 @@ class ExtraArg(Generic[_Value]):
       return self
     if not step.has(self.name):
       raise MissingArgumentError(step.method, self.name, self.reason)
-    return self.read(step, step.extra[self.name])
+    value = step.extra[self.name]
+    if isinstance(value, RefusedArg):
+      raise TypeError(value.reason)
+    return self.read(step, value)
 
+  @abc.abstractmethod
   def read(self, step: "Step", value: Any) -> _Value:
     """The value as a rule gets it, checked."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def sample(self, num_tasks: int) -> Any:
     """A value to trace a rule with."""
-    raise NotImplementedError
 
 
 class TaskArg(ExtraArg[jax.Array]):
@@ -100,7 +152,10 @@ class Step:
     preference: Array [T], the extra arg `preference=`.
     previous_losses: Array [T], the extra arg `previous_losses=`: the losses of
       the last batch after the last update.
+    traces: Array [T], the extra arg `traces=`: of the neural tangent kernels of
+      the tasks' residuals.
     second_grads: `TaskGradients`, the extra arg `second_grads=`.
+    weights: Array [T], the extra arg `weights=`: weights of the user's own.
     method: The method's name, for errors.
     gradients: The task gradients, wherever they come from.
     keep: Array [T] of bool, the tasks that take part; None: all.
@@ -115,9 +170,14 @@ class Step:
   previous_losses = TaskArg(
     "the weights learn from what the last update did to the losses of its batch"
   )
+  traces = TaskArg(
+    "the weights come from the traces of the residuals' neural tangent "
+    "kernels, as optax_mtl.ntk_traces computes them"
+  )
   second_grads = GradientsArg(
     "two independent batches make an unbiased estimate of the Gram matrix"
   )
+  weights = TaskArg("it was built without weights of its own")
 
   method: str
   gradients: TaskGradients
@@ -163,8 +223,7 @@ class Step:
     """`values` [T, ...] with 0 for tasks that take no part."""
     if self.keep is None:
       return values
-    mask = self.keep.reshape((-1,) + (1,) * (values.ndim - 1))
-    return jnp.where(mask, values, jnp.zeros_like(values))
+    return linalg.choose(self.keep, values)
 
   def mean(self, values: jax.Array) -> jax.Array:
     """The mean over the tasks that take part, a scalar."""
@@ -185,13 +244,7 @@ class Step:
     Returns:
       A tree of arrays [T, ...].
     """
-    learns = self.active if learns is None else learns
-
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-      mask = learns.reshape((-1,) + (1,) * (new.ndim - 1))
-      return jnp.where(mask, new, old)
-
-    return jax.tree.map(choose, new, old)
+    return linalg.choose(self.active if learns is None else learns, new, old)
 
   def gram(self, leaves: Any = None, name: str = "leaves") -> jax.Array:
     """The Gram matrix [T, T], with 0 for tasks that take no part.
@@ -222,6 +275,29 @@ class Step:
     """
     squares = self.gradients.squared_norms(leaves, name=name)
     return jnp.sqrt(self.only_active(squares))
+
+  def map_gradients(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    leaves: Any = None,
+    name: str = "leaves",
+  ) -> Any:
+    """A function of each gradient by itself, with 0 for absent tasks.
+
+    For numbers of a gradient's entries, as their largest. It costs what `norms`
+    costs: nothing is stacked that the source does not hold.
+
+    Args:
+      fun: Function from one gradient, a list of its leaves, to a pytree of
+        arrays.
+      leaves: Which leaves it is given, as for `gram`.
+      name: What to call `leaves` in an error.
+
+    Returns:
+      What it returned for each task, leaves [T, ...].
+    """
+    rows = self.gradients.map_gradients(fun, leaves, name=name)
+    return jax.tree.map(self.only_active, rows)
 
   def cross_gram(self) -> jax.Array:
     """Products with the second batch's gradients, [T, T], 0 where absent.

@@ -9,24 +9,56 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks
+from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
-from optax_mtl._step import Step
+from optax_mtl._step import Step, WatchedArgs
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
-class WeightState(NamedTuple):
-  """State of every method that weighs tasks.
-
-  Attributes:
-    weights: Array [T], the weights of the last update; 0 before the first.
-    memory: What the method's rule remembers.
-  """
+class _WeightStateFields(NamedTuple):
+  """The fields of `WeightState`."""
 
   weights: jax.Array
   memory: Any
+
+
+class WeightState(_WeightStateFields):
+  """State of every method that weighs tasks.
+
+  Attributes:
+    weights: Array [T], the weights of the last update; 0 before the first. They
+      are an output: no update reads them, and they cannot be set.
+    memory: What the method's rule remembers.
+  """
+
+  __slots__ = ()
+
+  # Final to a type checker, for which it only sets fields.
+  def _replace(  # pyright: ignore[reportIncompatibleMethodOverride]
+    self, **changes: Any
+  ) -> "WeightState":
+    """As of every `NamedTuple`, for anything but other weights.
+
+    `optax.tree.set` replaces fields by this, and hands over those that stay.
+
+    Raises:
+      TypeError: Weights would be set, which the next update would not see.
+    """
+    if changes.get("weights", self.weights) is not self.weights:
+      raise TypeError(
+        "The weights in a state are those of the last update. The next update "
+        "does not read them, so setting them would change nothing. For weights "
+        "of your own build optax_mtl.fixed_weighting(num_tasks) and call "
+        "tx.update(grads, state, params, weights=weights). A hyperparameter of "
+        "optax.inject_hyperparams that is called weights is set in "
+        "state.hyperparams alone; what a method learns is in state.memory."
+      )
+    return WeightState(**(self._asdict() | changes))
+
+  #: What `copy.replace` calls, from Python 3.13 on.
+  __replace__ = _replace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +69,8 @@ class View:
     look: Function `(gradients, active, extra_args) -> (gradients, active)`,
       where `active` is an array [T] of bool, or None for all.
     check: Function from params that raises if the view does not fit them.
+    rewrite: Function of the same arguments as `look`, as that was given them,
+      to the extra args of what comes next.
   """
 
   look: Callable[
@@ -44,6 +78,19 @@ class View:
     tuple[TaskGradients, jax.Array | None],
   ]
   check: Callable[[Any], None] = lambda params: None
+  rewrite: Callable[
+    [TaskGradients, jax.Array | None, Mapping[str, Any]], Mapping[str, Any]
+  ] = lambda gradients, active, extra_args: extra_args
+
+  def __call__(
+    self,
+    gradients: TaskGradients,
+    active: jax.Array | None,
+    extra_args: Mapping[str, Any],
+  ) -> tuple[TaskGradients, jax.Array | None, Mapping[str, Any]]:
+    """What comes next sees: gradients, active tasks and extra args."""
+    seen = self.look(gradients, active, extra_args)
+    return *seen, self.rewrite(gradients, active, extra_args)
 
 
 class Method(optax.GradientTransformationExtraArgs):
@@ -108,9 +155,11 @@ def as_method(
     named = {"the task gradients": gradients.names}
     named["active="] = _checks.task_names(active)
     active = gradients.taking_part(active)
+    seen: Mapping[str, Any] = extra_args
     for view in views:
-      gradients, active = view.look(gradients, active, extra_args)
-    step = Step(name, gradients, active, extra_args)
+      gradients, active, seen = view(gradients, active, seen)
+    args = WatchedArgs(seen)
+    step = Step(name, gradients, active, args)
     _checks.common_names(named | {"the extra args": step.names})
     if isinstance(rule, UpdateRule):
       new, state = rule.update(step, state)
@@ -123,12 +172,32 @@ def as_method(
       new = gradients.combine(weights, keep=active)
       if rule.max_norm is not None:
         new = _limit_norm(new, rule.max_norm, gradients.shared)
+    _refuse_unread_weights(name, args)
     return like_params(new, params), state
 
   self = Method(init, update)
   self.name, self.num_tasks = name, num_tasks
   self.rule, self.views = rule, views
   return self
+
+
+def _refuse_unread_weights(method: str, args: WatchedArgs) -> None:
+  """Raises if `weights=` came with an update whose rule did not look at them.
+
+  Any other extra arg may be meant for what follows in the chain. Weights that
+  are given to a method are meant for the method, and trained without in
+  silence.
+  """
+  if args.args.get("weights") is None or "weights" in args.asked:
+    return
+  raise TypeError(
+    f"{method} computes its weights itself, and does not read weights=. For "
+    "weights of your own use optax_mtl.fixed_weighting(num_tasks), which takes "
+    f"them with each update; for their product with those of {method}, "
+    "optax_mtl.weighted_then(fixed_weighting(num_tasks), method). Where they "
+    "are meant for another transformation of the chain, give that one another "
+    "name for them: optax_mtl.rename_args(tx, weights='other_weights')."
+  )
 
 
 def own_buffers(state: Any) -> Any:
@@ -184,14 +253,8 @@ def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   def scale(leaf: jax.Array, in_trunk: bool) -> jax.Array:
     if not in_trunk:
       return leaf
-    return _scaled(leaf, factor)
+    return linalg.scaled(leaf, factor)
 
   return jax.tree.unflatten(
     structure, [scale(*pair) for pair in zip(leaves, trunk, strict=True)]
   )
-
-
-def _scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
-  """`leaf * factor` computed in float32 at least, in the leaf's dtype."""
-  with jax.numpy_dtype_promotion("standard"):
-    return (leaf * factor).astype(leaf.dtype)

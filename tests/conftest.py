@@ -1,6 +1,7 @@
 """Strict settings for every test, and what each method costs the suite."""
 
 import collections
+import pathlib
 import time
 
 import jax
@@ -21,36 +22,70 @@ def pytest_configure(config):
     "standard_promotion: the test runs code of others (optax, flax) that mixes "
     "dtypes, so strict dtype promotion is off; without the mark it is on.",
   )
-
-
-def method_of(item):
-  """The method that a test is about: a parameter, or its file's name."""
-  callspec = getattr(item, "callspec", None)
-  for value in callspec.params.values() if callspec else ():
-    if isinstance(value, str) and value in METHODS:
-      return value
-  stem = item.path.stem.removeprefix("test_")
-  return (
-    stem if item.path.parent.name == "methods" and stem in METHODS else None
+  config.addinivalue_line(
+    "markers",
+    "as_users: the test runs what users see, with JAX's settings as they are "
+    "in a new process: float32, and nothing strict.",
   )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config, items):
-  """With `-n N --dist loadgroup`, what is compiled once is shared.
+def method_of(nodeid):
+  """The method that a test is about: a parameter, or its file's name."""
+  path, _, test = nodeid.partition("::")
+  for value in test.partition("[")[2].rstrip("]").split("-"):
+    if value in METHODS:
+      return value
+  path = pathlib.PurePath(path)
+  stem = path.stem.removeprefix("test_")
+  return stem if path.parent.name == "methods" and stem in METHODS else None
 
-  The tests of one method stay in one process, whichever file they are in, and
-  so do the other tests of one file.
+
+def group_of(nodeid):
+  """The tests that share what is compiled: of a method, or else of a file.
+
+  Those of a method stay in one process, whichever file they are in.
   """
-  if not config.pluginmanager.hasplugin("xdist"):
-    return
-  for item in items:
-    item.add_marker(pytest.mark.xdist_group(method_of(item) or item.path.name))
+  return method_of(nodeid) or nodeid.partition("::")[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+  """With `-n N`, each group of tests stays in one process.
+
+  The marks of `--dist loadgroup` do that too, but not with every version of
+  pytest: with 9.2 they are lost in silence.
+  """
+  from xdist.scheduler import LoadScopeScheduling
+
+  class ByGroup(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+      return group_of(nodeid)
+
+  return ByGroup(config, log)
+
+
+_workers = collections.defaultdict(set)
+
+
+def pytest_sessionfinish(session):
+  """A group in two processes compiles everything twice: that is an error."""
+  split = sorted(group for group, seen in _workers.items() if len(seen) > 1)
+  if split:
+    session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    raise pytest.UsageError(f"Tests that belong together were split: {split}.")
 
 
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
   """No silent broadcasting across ranks, no silent change of dtypes."""
+  if request.node.get_closest_marker("as_users"):
+    with (
+      jax.numpy_rank_promotion("allow"),
+      jax.numpy_dtype_promotion("standard"),
+      jax.enable_x64(False),
+    ):
+      yield
+    return
   loose = request.node.get_closest_marker("standard_promotion")
   with (
     jax.numpy_rank_promotion("raise"),
@@ -97,11 +132,12 @@ def pytest_runtest_teardown(item):
   result = yield
   started, compiled = item.stash[_STARTED]
   figures = time.process_time() - started, _compiled - compiled
-  item.user_properties.append(("cost", (method_of(item), *figures)))
+  item.user_properties.append(("cost", (method_of(item.nodeid), *figures)))
   return result
 
 
 def pytest_runtest_logreport(report):
+  _workers[group_of(report.nodeid)].add(getattr(report, "node", None))
   for name, value in (
     report.user_properties if report.when == "teardown" else ()
   ):

@@ -37,9 +37,8 @@ ORDER = (2, 0, 1)
 OWN = {name: _registry.METHODS.pop(name) for name in own_methods.NAMES}
 PACKAGE = dict(optax_mtl.METHODS)
 _FUNCTIONS = PACKAGE | OWN
-#: The package's methods, all of which weigh, and all methods that weigh.
+#: The package's methods.
 NAMES = sorted(PACKAGE)
-WEIGHING = NAMES + ["famo", "modo"]
 
 #: One method for each kind of rule: what a rule cannot see, as heads, dropping
 #: or what follows in the chain, is tested on these alone.
@@ -49,10 +48,10 @@ KINDS = {
   "gram, key": "pcgrad",
   "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "update": "graddrop",
+  "update, stacked": "graddrop",
+  "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())
-weighing_kinds = [name for name in every_kind if name != "graddrop"]
 
 #: Leaf path -> shape. A scalar is among them, and a leaf of several axes.
 _SHAPES = {"head": (2,), "trunk": {"bias": (), "kernel": (2, 5)}}
@@ -80,6 +79,17 @@ def build(name: str, tasks: Sequence[int] = TASKS, **options: Any) -> Any:
   """The method `name` for these task numbers, as its row's example says."""
   function = _FUNCTIONS[name]
   return function(len(tasks), **function.info.example(tasks), **options)
+
+
+def weighs(name: str) -> bool:
+  """Whether the method has weights: if not, it makes an update."""
+  return not isinstance(build(name).rule, optax_mtl.UpdateRule)
+
+
+#: All methods that weigh, and all that make an update from the gradients.
+WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
+UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
+weighing_kinds = [n for n in every_kind if n not in UPDATING]
 
 
 def info(name: str) -> optax_mtl.MethodInfo:
@@ -115,6 +125,7 @@ def extra_args(
     "preference": np.tile([1.0, 2.0, 2.0][:num_tasks], (num_steps, 1)),
     # After a step the losses of its batch are lower by up to a fifth.
     "previous_losses": losses * rng.uniform(0.8, 1.0, shape),
+    "traces": 1 + losses**2,
   }
 
 

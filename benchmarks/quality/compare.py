@@ -13,14 +13,15 @@ import numpy as np
 from rich.console import Console
 
 import optax_mtl
-from benchmarks.common import options, output
+from benchmarks.common import options, output, page
 from benchmarks.data import datasets
 from benchmarks.networks import trunk_and_heads
 from benchmarks.quality import recipes, report
 from benchmarks.quality.training import Run, Settings, split_validation, train
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """Reads the command line."""
   parser = options.new_parser("quality.compare", __doc__)
   add = parser.add_argument
   known = list(datasets.DATASETS)
@@ -50,10 +51,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if getattr(args, name) < 1:
       parser.error(f"--{name.replace('_', '-')} must be at least 1")
   if args.methods == ["all"]:
-    args.methods = list(optax_mtl.METHODS)
+    args.methods = [n for n in optax_mtl.METHODS if recipes.has_recipe(n)]
   options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   # The rows that let a reader judge the others come first.
-  first = [recipes.SINGLE_TASK, "equal_weighting", recipes.SWEEP]
+  first = [recipes.SINGLE_TASK, recipes.EQUAL, recipes.SWEEP]
   args.names = first + [name for name in args.methods if name not in first]
   return args
 
@@ -99,28 +100,43 @@ def _train_all(
   return runs
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the comparison; returns the exit status."""
-  args = _parse(argv)
-  console = output.new_console(160)
+def compare(
+  args: argparse.Namespace, console: Console
+) -> tuple[int, page.Section | None]:
+  """Trains, prints the table and writes everything.
+
+  Args:
+    args: From `parse`.
+    console: Where the table goes.
+
+  Returns:
+    The exit status, and what the page shows, if there is anything to show.
+  """
   try:
     dataset = datasets.load(args.dataset, args.data_dir)
   except (FileNotFoundError, ValueError) as error:
     console.print(str(error), style="red", markup=False)
-    return 2
+    return 2, None
   problem = trunk_and_heads.build(dataset, network=args.network)
   runs = _train_all(args, problem, console)
   if recipes.SINGLE_TASK not in runs:
     console.print("Nothing to report: not even the baselines were trained.")
-    return 130
+    return 130, None
   rows = report.summarize(dataset, runs)
   console.print(report.table(dataset, rows, args.seeds))
   console.print(*report.notes(dataset, runs), sep="\n")
-  output.say_wrote(report.write(args, dataset, runs, rows))
+  console.print(report.sentence(dataset, rows))
+  paths, section = report.write(args, dataset, runs, rows)
+  output.say_wrote(paths)
   finite = all(np.isfinite(row.mean).all() for row in rows)
   if not finite:
     console.print("[yellow]Some metrics are not finite: see the table.")
-  return 0
+  return 0, section
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the comparison; returns the exit status."""
+  return compare(parse(argv), output.new_console(160))[0]
 
 
 if __name__ == "__main__":

@@ -6,15 +6,28 @@ from typing import Any
 import numpy as np
 
 import optax_mtl
+from benchmarks.common import examples
 from benchmarks.networks.trunk_and_heads import Problem
 from benchmarks.quality.training import Recipe, Settings
 
 #: The rows that are always there, beside the methods.
 SINGLE_TASK = "single_task"
+EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
 
 #: Pareto MTL trains this many preferences at once, if there are two tasks.
 _NUM_PREFERENCES = 5
+
+
+def has_recipe(name: str) -> bool:
+  """Whether a registered method can take part as it is.
+
+  Not where it needs what a training step here does not have, as the traces of
+  residuals, nor where one task is the main one and the others serve it.
+  """
+  _, needed = examples.example(name, 2)
+  passed = {"losses", "kpis", "preference"}
+  return set(needed) <= passed and name != "bloop"
 
 
 def _specific(

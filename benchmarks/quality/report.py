@@ -1,21 +1,17 @@
 """What a comparison shows: a table, JSON, pictures and one HTML page."""
 
 import argparse
-import base64
 import dataclasses
-import datetime
-import html
 import pathlib
-import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import output
+from benchmarks.common import output, page
 from benchmarks.data.dataset import Dataset
-from benchmarks.quality.recipes import SINGLE_TASK, SWEEP, Recipe
+from benchmarks.quality.recipes import EQUAL, SINGLE_TASK, SWEEP, Recipe
 from benchmarks.quality.training import Run
 from optax_mtl import metrics, plot
 
@@ -291,37 +287,6 @@ def _as_data(
   }
 
 
-_PAGE = string.Template("""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>optax_mtl on $dataset</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto;
-         max-width: 70rem; padding: 0 1rem; }
-  table { border-collapse: collapse; font-size: .85rem; width: 100%; }
-  th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
-           font-variant-numeric: tabular-nums; }
-  th:first-child, td:first-child { text-align: left; }
-  thead th { border-bottom: 2px solid #222; }
-  tbody tr:nth-child(even) { background: #f4f4f4; }
-  .scroll { overflow-x: auto; }
-  img { max-width: 100%; height: auto; }
-  .small { color: #555; font-size: .85rem; }
-</style>
-<h1>optax_mtl on $dataset</h1>
-<p>$settings</p>
-<div class="scroll"><table>
-<thead><tr>$head</tr></thead>
-<tbody>
-$body
-</tbody></table></div>
-$notes
-$figures
-<p class="small">$versions. Written $date.</p>
-</html>
-""")
-
 _CAPTIONS = {
   "trade_off": "The two tasks against each other",
   "learning_curves": "Training losses",
@@ -330,55 +295,71 @@ _CAPTIONS = {
 }
 
 
-def _page(
-  data: dict[str, Any],
+def sentence(dataset: Dataset, rows: list[Row]) -> str:
+  """What the table says about the choice of a method, in one sentence."""
+  by_name = {row.label: row for row in rows}
+  others = [row for row in rows if row.label not in (SINGLE_TASK, SWEEP, EQUAL)]
+  if EQUAL not in by_name or not others:
+    return "Too few rows to compare."
+  equal = by_name[EQUAL]
+  alike = [
+    row
+    for row in others
+    if (np.abs(row.mean - equal.mean) <= equal.spread + row.spread).all()
+  ]
+  return (
+    f"On {dataset.name}, {len(alike)} of {len(others)} methods end within the "
+    "spread over seeds of equal weights, on every task: here the choice "
+    f"decides {'little' if len(alike) > len(others) / 2 else 'much'}."
+  )
+
+
+def section(
+  data: Mapping[str, Any],
   dataset: Dataset,
   runs: Runs,
   rows: list[Row],
   pictures: Mapping[str, pathlib.Path],
-) -> str:
-  """The HTML page, pictures and all in one file."""
+) -> page.Section:
+  """What the HTML page shows of a comparison.
 
-  def cells(tag: str, texts: Sequence[str]) -> str:
-    return "".join(
-      f"<{tag}>{html.escape(text.replace(chr(10), ' '))}</{tag}>"
-      for text in texts
-    )
+  Args:
+    data: What the JSON file has.
+    dataset: What was trained on.
+    runs: By name.
+    rows: Of the table.
+    pictures: Name to file.
 
-  def join(mapping: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in mapping.items())
-
-  figures: list[str] = []
-  for name in _CAPTIONS:
-    if name in pictures:
-      code = base64.b64encode(pictures[name].read_bytes()).decode()
-      caption = html.escape(_CAPTIONS[name])
-      figures.append(
-        f'<h2>{caption}</h2>\n<img alt="{caption}" '
-        f'src="data:image/png;base64,{code}">'
-      )
-  return _PAGE.substitute(
-    dataset=html.escape(dataset.name),
-    settings=html.escape(join(data["settings"]) + f", on {data['device']}"),
-    head=cells("th", _header(dataset)),
-    body="\n".join(f"<tr>{cells('td', _cells(row))}</tr>" for row in rows),
-    notes="".join(
-      f'<p class="small">{html.escape(line)}</p>'
-      for line in notes(dataset, runs)
-    ),
-    figures="\n".join(figures),
-    versions=html.escape(join(data["versions"])),
-    date=datetime.date.today().isoformat(),
+  Returns:
+    The section.
+  """
+  return page.Section(
+    title=f"optax_mtl on {dataset.name}",
+    sentence=sentence(dataset, rows),
+    settings=page.listed(data["settings"]) + f", on {data['device']}",
+    head=_header(dataset),
+    rows=[_cells(row) for row in rows],
+    notes=notes(dataset, runs),
+    pictures={
+      caption: pictures[name]
+      for name, caption in _CAPTIONS.items()
+      if name in pictures
+    },
   )
 
 
 def write(
   args: argparse.Namespace, dataset: Dataset, runs: Runs, rows: list[Row]
-) -> list[pathlib.Path]:
-  """Writes compare.json, the pictures and report.html to `args.out`."""
+) -> tuple[list[pathlib.Path], page.Section]:
+  """Writes compare.json, the pictures and report.html to `args.out`.
+
+  Returns:
+    The files, and what the page shows.
+  """
   data = _as_data(args, dataset, runs, rows)
   paths = output.write(args.out, "compare", data, _figures(dataset, runs))
   pictures = {path.stem: path for path in paths if path.suffix == ".png"}
-  page = args.out / "report.html"
-  page.write_text(_page(data, dataset, runs, rows, pictures), encoding="utf-8")
-  return [*paths, page]
+  shown = section(data, dataset, runs, rows, pictures)
+  html = args.out / "report.html"
+  html.write_text(page.render([shown], data["versions"]), encoding="utf-8")
+  return [*paths, html], shown

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.linalg import cpu
+from optax_mtl.linalg.rows import choose
 
 # Below this many entries in the whole tree a plain product takes microseconds
 # and the second branch is not worth its compile time.
@@ -164,6 +165,12 @@ def squared_norms(tree: Any, num_tasks: int) -> jax.Array:
   return _squared_norms(leaves, num_tasks)
 
 
+def scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
+  """`leaf * factor`, computed in float32 at least, in the leaf's dtype."""
+  with jax.numpy_dtype_promotion("standard"):
+    return (leaf * factor).astype(leaf.dtype)
+
+
 def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
   """Inner products of the gradients of two trees.
 
@@ -251,8 +258,7 @@ def _combine_by_product(
   """
   rows = leaf.astype(weights.dtype)
   if keep is not None:
-    mask = keep.reshape((-1,) + (1,) * (leaf.ndim - 1))
-    rows = jnp.where(mask, rows, jnp.zeros((), rows.dtype))
+    rows = choose(keep, rows)
   # XLA compiles code for every product with a vector, but calls a library for
   # one with a matrix: two equal rows save most of the compile time where leaves
   # are tiny, and many.

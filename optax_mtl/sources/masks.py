@@ -1,6 +1,6 @@
 """Which leaves of the params are the shared trunk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -67,6 +67,14 @@ def row(tree: Any, task: jax.Array | int) -> Any:
   return jax.tree.map(
     lambda leaf: jax.lax.dynamic_index_in_dim(leaf, task, keepdims=False), tree
   )
+
+
+def map_rows(
+  fun: Callable[[list[jax.Array]], Any], leaves: list[jax.Array], num_tasks: int
+) -> Any:
+  """`fun` of each task's leaves, one after another; there may be none."""
+  tasks = jnp.arange(num_tasks)
+  return jax.lax.map(lambda row: fun(row[0]), (leaves, tasks))
 
 
 def merge(mask: Sequence[bool], trunk: Sequence[Any], tree: Any) -> Any:

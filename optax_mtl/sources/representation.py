@@ -58,13 +58,21 @@ class RepresentationTaskGradients(pullbacks.PullbackTaskGradients):
       )
     return None
 
-  def _rows(self) -> Any:
-    """The gradients at the representation, stacked."""
+  def _map_measured(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    mask: Sequence[bool] | None,
+  ) -> Any:
+    del mask
     return units.map_rows(
-      self.at_representation,
+      lambda unit: fun(jax.tree.leaves(self.at_representation(unit))),
       pullbacks.unit_cotangents(self.losses_like),
       self.chunk_size,
     )
+
+  def _rows(self) -> Any:
+    """The gradients at the representation, stacked."""
+    return self._map_measured(lambda row: row, None)
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     del mask

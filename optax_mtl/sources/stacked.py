@@ -75,7 +75,7 @@ class StackedTaskGradients(TaskGradients):
     return jax.tree.unflatten(structure, out)
 
   def _map_rows(self, fun: Any, mask: Sequence[bool] | None) -> Any:
-    return jax.lax.map(fun, masks.pick(mask, self.tree))
+    return masks.map_rows(fun, masks.pick(mask, self.tree), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

@@ -2,7 +2,7 @@
 
 import abc
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -115,6 +115,33 @@ class TaskGradients(abc.ABC):
       ValueError: As `gram`.
     """
     return self._squared_norms(self._measured(shared, name))
+
+  def map_gradients(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    shared: Any = None,
+    *,
+    name: str = "shared",
+  ) -> Any:
+    """A function of each task's gradient by itself, for numbers of its entries.
+
+    Nothing of size T times the params is stored where gradients are not: with
+    the implicit source it costs T backward passes. With the representation
+    source the gradients are those at the representation, as for `gram`.
+
+    Args:
+      fun: Function from one gradient, a list of its leaves, to a pytree of
+        arrays.
+      shared: Which leaves it is given, as for `gram`. None: the trunk.
+      name: What to call `shared` in an error.
+
+    Returns:
+      What it returned for each task, stacked: leaves [T, ...].
+
+    Raises:
+      ValueError: As `gram`.
+    """
+    return self._map_measured(fun, self._measured(shared, name))
 
   def gradient_of(self, task: ArrayLike) -> Any:
     """The gradient of one task.
@@ -277,6 +304,14 @@ class TaskGradients(abc.ABC):
   def _measured(self, shared: Any, name: str) -> list[bool] | None:
     """Which leaves inner products are taken over; as `_choose`."""
     return self._choose(shared, name)
+
+  def _map_measured(
+    self,
+    fun: Callable[[list[jax.Array]], Any],
+    mask: Sequence[bool] | None,
+  ) -> Any:
+    """`fun` of each gradient where inner products are taken."""
+    return self._map_rows(fun, mask)
 
   def _ones(self, keep: jax.Array | None) -> jax.Array:
     """The weights of a plain sum over the tasks that are kept."""

@@ -195,7 +195,7 @@ class TrunkTaskGradients(TaskGradients):
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None
   ) -> Any:
-    return jax.lax.map(fun, self._rows(mask))
+    return masks.map_rows(fun, self._rows(mask), self.num_tasks)
 
   def _project(
     self, gradient: list[jax.Array], mask: Sequence[bool] | None

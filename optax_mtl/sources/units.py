@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from optax_mtl.sources import miscompiled
 
 
-def check_chunk_size(chunk_size: Any) -> None:
+def check_chunk_size(chunk_size: Any, of: str = "tasks") -> None:
   """Raises unless `chunk_size` is None or a positive int."""
   if chunk_size is not None and (
     isinstance(chunk_size, bool)
@@ -17,7 +17,7 @@ def check_chunk_size(chunk_size: Any) -> None:
     or chunk_size < 1
   ):
     raise ValueError(
-      "chunk_size must be None or a positive int, the number of tasks to "
+      f"chunk_size must be None or a positive int, the number of {of} to "
       f"differentiate at once; got {chunk_size!r}."
     )
 

@@ -22,10 +22,14 @@ class Wrapped(optax.GradientTransformationExtraArgs):
     inner: What is wrapped.
     rebuild: Function from another inner transformation to the same wrapper
       around that.
+    translates: Whether it says where the arguments of an update are to be found
+      at all. Then it stays outermost, whatever is put around it: wrappers read
+      what it translates.
   """
 
   inner: optax.GradientTransformation
   rebuild: Callable[[optax.GradientTransformation], "Wrapped"]
+  translates: bool
 
 
 def wrapped(
@@ -33,11 +37,23 @@ def wrapped(
   update: Callable[..., Any],
   inner: optax.GradientTransformation,
   rebuild: Callable[[optax.GradientTransformation], Wrapped],
+  *,
+  translates: bool = False,
 ) -> Wrapped:
   """The transformation, knowing what it is around."""
   self = Wrapped(init, update)
-  self.inner, self.rebuild = inner, rebuild
+  self.inner, self.rebuild, self.translates = inner, rebuild, translates
   return self
+
+
+def within_translators(
+  wrap: Callable[[optax.GradientTransformation], _Transformation],
+  tx: optax.GradientTransformation,
+) -> _Transformation:
+  """`wrap(tx)`, where wrappers that translate stay outside of it."""
+  if isinstance(tx, Wrapped) and tx.translates:
+    return cast(_Transformation, tx.rebuild(within_translators(wrap, tx.inner)))
+  return wrap(tx)
 
 
 def change_weights(
@@ -88,6 +104,11 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
   """
   if isinstance(tx, Method):
     return cast(_Transformation, tx.with_view(view))
+  if isinstance(tx, Wrapped) and tx.translates:
+    return cast(
+      _Transformation,
+      within_translators(lambda inner: seen_through(inner, view), tx),
+    )
   inner = optax.with_extra_args_support(tx)
 
   def init(params: Any) -> Any:
@@ -103,11 +124,11 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
     **extra_args: Any,
   ) -> tuple[Any, Any]:
     gradients = as_task_gradients(updates, None, params)
-    gradients, active = view.look(gradients, active, extra_args)
+    gradients, active, seen = view(gradients, active, extra_args)
     if active is not None:
-      extra_args["active"] = active
+      seen = {**seen, "active": active}
     # optax hands updates on untouched, whatever they are.
-    return inner.update(cast(Any, gradients), state, params, **extra_args)
+    return inner.update(cast(Any, gradients), state, params, **seen)
 
   return cast(
     _Transformation,

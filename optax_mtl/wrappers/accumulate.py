@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks
+from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.wrappers._wrapped import (
+  Wrapped,
+  within_translators,
+  wrapped,
+)
 
 
 class AccumulateState(NamedTuple):
@@ -70,6 +74,10 @@ def accumulate(
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_range("every_k", every_k, 1)
+  if isinstance(inner, Wrapped) and inner.translates:
+    return within_translators(
+      lambda tx: accumulate(tx, num_tasks, every_k), inner
+    )
   inner_tx = optax.with_extra_args_support(inner)
 
   def wide(dtype: Any) -> Any:
@@ -105,10 +113,7 @@ def accumulate(
     present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
 
     def add(total: jax.Array, new: jax.Array) -> jax.Array:
-      mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
-      return total + jnp.where(mask, new, jnp.zeros_like(new)).astype(
-        total.dtype
-      )
+      return total + linalg.choose(present, new).astype(total.dtype)
 
     gradient_sum = jax.tree.map(add, state.gradient_sum, gradients)
     loss_sum = state.loss_sum
@@ -120,7 +125,7 @@ def accumulate(
 
     def mean(total: jax.Array) -> jax.Array:
       number = jnp.maximum(count, 1).astype(total.dtype)
-      return total / number.reshape((-1,) + (1,) * (total.ndim - 1))
+      return total / linalg.beside(number, total)
 
     def emit(inner_state: Any) -> tuple[Any, AccumulateState]:
       averaged = jax.tree.map(

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_mtl import _checks
+from optax_mtl import _checks, linalg
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
@@ -83,14 +83,9 @@ def per_task(
     if active is None:
       return new, new_state
     present = _checks.task_mask(active, num_tasks, "active")
-
-    def hold(new: jax.Array, old: jax.Array) -> jax.Array:
-      mask = present.reshape((-1,) + (1,) * (new.ndim - 1))
-      return jnp.where(mask, new, old)
-
     return (
-      jax.tree.map(lambda x: hold(x, jnp.zeros_like(x)), new),
-      jax.tree.map(hold, new_state, state),
+      linalg.choose(present, new),
+      linalg.choose(present, new_state, state),
     )
 
   return optax.GradientTransformationExtraArgs(init, update)

@@ -8,7 +8,11 @@ import optax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.wrappers._wrapped import (
+  Wrapped,
+  within_translators,
+  wrapped,
+)
 
 
 class SkipNonfiniteState(NamedTuple):
@@ -58,6 +62,10 @@ def skip_nonfinite(
     [0. 0.] 1
   """
   _checks.check_range("max_consecutive", max_consecutive, 0)
+  if isinstance(inner, Wrapped) and inner.translates:
+    return within_translators(
+      lambda tx: skip_nonfinite(tx, max_consecutive), inner
+    )
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> SkipNonfiniteState:

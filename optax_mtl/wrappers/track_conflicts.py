@@ -9,7 +9,11 @@ import optax
 from optax_mtl import _checks, metrics
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.wrappers._wrapped import (
+  Wrapped,
+  within_translators,
+  wrapped,
+)
 
 
 class TrackConflictsState(NamedTuple):
@@ -55,6 +59,8 @@ def track_conflicts(
     1.0
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
+  if isinstance(inner, Wrapped) and inner.translates:
+    return within_translators(lambda tx: track_conflicts(tx, num_tasks), inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> TrackConflictsState:

@@ -1,10 +1,10 @@
 """Methods as a user writes them, outside of the package and by its public part.
 
 One for each door: an update from the gradients themselves (`graddrop`), a
-weight rule with an optional extra arg (`famo`), one that reads a second batch
-(`modo`), one that sees the solutions of all members of a front (`grad_hv`), and
-a function around a whole training step (`keep_if_better`). With each weight
-rule goes a plain NumPy loop, as for the package's own.
+weight rule with an optional extra arg (`even_fall`), one that reads a second
+batch (`modo`), one that sees the solutions of all members of a front
+(`grad_hv`), and a function around a whole training step (`keep_if_better`).
+With each weight rule goes a plain NumPy loop, as for the package's own.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import optax_mtl
 
@@ -77,66 +76,59 @@ def graddrop(
   return optax_mtl.UpdateRule(update, init)
 
 
-class FamoMemory(NamedTuple):
-  """What `famo` remembers.
+class EvenFallMemory(NamedTuple):
+  """What `even_fall` remembers.
 
   Attributes:
-    logits: Array [T].
-    logit_optimizer: State of the optimizer of the logits, one for each task.
-    last_losses: Array [T], the losses of the last update; 0 for none.
+    fall_logits: Array [T].
+    fallen_losses: Array [T], the losses of the last update; 0 for none.
   """
 
-  logits: jax.Array
-  logit_optimizer: Any
-  last_losses: jax.Array
+  fall_logits: jax.Array
+  fallen_losses: jax.Array
 
 
 @optax_mtl.method(
-  paper="Liu, Feng, Stone & Liu, FAMO: Fast Adaptive Multitask Optimization, "
-  "NeurIPS 2023",
-  url="https://arxiv.org/abs/2306.03792",
+  paper="Nobody, Let All Losses Fall at One Rate",
+  url="https://example.org",
   weights_sum="1",
-  claims=["positive_weights", "scale_equivariant", "permutation_equivariant"],
+  claims=[
+    "simplex",
+    "positive_weights",
+    "scale_equivariant",
+    "permutation_equivariant",
+  ],
 )
-def famo(
-  num_tasks: int, *, rate: float = 0.025, decay: jax.typing.ArrayLike = 1e-3
-) -> optax_mtl.WeightRule[FamoMemory]:
-  """Logits that learn from how much each task's log-loss fell.
+def even_fall(
+  num_tasks: int, rate: jax.typing.ArrayLike = 0.3
+) -> optax_mtl.WeightRule[EvenFallMemory]:
+  """Shares that grow for tasks whose log-loss fell less than the mean.
 
   Args:
     num_tasks: The number of tasks `T`.
-    rate: Learning rate of the logits.
-    decay: Pull of the logits towards zero.
+    rate: How far a difference moves the logits.
   """
-  inner = optax_mtl.per_task(optax.adam(rate), num_tasks)
 
-  def init() -> FamoMemory:
-    zeros = jnp.zeros((num_tasks,))
-    return FamoMemory(zeros, inner.init(jnp.zeros(())), zeros)
+  def init() -> EvenFallMemory:
+    return EvenFallMemory(jnp.zeros((num_tasks,)), jnp.zeros((num_tasks,)))
 
   def weigh(
-    step: optax_mtl.Step, memory: FamoMemory
-  ) -> tuple[jax.Array, FamoMemory]:
+    step: optax_mtl.Step, memory: EvenFallMemory
+  ) -> tuple[jax.Array, EvenFallMemory]:
     after = step.losses
     if step.has("previous_losses"):
       # Of the last batch, after the last update: what that update did to it.
       after = step.previous_losses
-    learns = step.active & (memory.last_losses > 0)
-    fall = jnp.log(memory.last_losses) - jnp.log(after)
+    learns = step.active & (memory.fallen_losses > 0)
+    fall = jnp.log(memory.fallen_losses) - jnp.log(after)
     fall = jnp.where(learns, fall, 0.0)
-    share = jax.nn.softmax(memory.logits, where=step.active)
-    gradient = share * (fall - jnp.sum(share * fall))
-    gradient += jnp.asarray(decay, gradient.dtype) * memory.logits
-    change, optimizer = inner.update(gradient, memory.logit_optimizer)
-    logits = step.hold(memory.logits + change, memory.logits, learns)
+    number = jnp.maximum(jnp.sum(learns.astype(fall.dtype)), 1)
+    moved = fall - jnp.sum(fall) / number
+    logits = memory.fall_logits - jnp.asarray(rate, fall.dtype) * moved
+    logits = step.hold(logits, memory.fall_logits, learns)
+    losses = step.hold(step.losses, memory.fallen_losses)
     share = jax.nn.softmax(logits, where=step.active)
-    weights = jnp.where(step.active, share / step.losses, 0.0)
-    total = jnp.sum(weights)
-    return weights / jnp.where(total == 0, 1.0, total), FamoMemory(
-      logits,
-      step.hold(optimizer, memory.logit_optimizer, learns),
-      step.hold(step.losses, memory.last_losses),
-    )
+    return share, EvenFallMemory(logits, losses)
 
   return optax_mtl.WeightRule(weigh, init)
 
@@ -256,26 +248,17 @@ def keep_if_better(
 
 
 #: The names that the functions above have registered.
-NAMES = ("graddrop", "famo", "modo", "grad_hv")
+NAMES = ("graddrop", "even_fall", "modo", "grad_hv")
 
 
-def reference_famo(num_tasks, grads, extra, rate=0.025, decay=1e-3):
-  """The authors' loop, Adam by hand; a first loss of a task teaches nothing."""
-  logits = np.zeros(num_tasks)
-  mean, square, count, last, out = 0.0, 0.0, 0, None, []
+def reference_even_fall(num_tasks, grads, extra, rate=0.3):
+  logits, last, out = np.zeros(num_tasks), None, []
   after_steps = extra["previous_losses"]
   for losses, after in zip(extra["losses"], after_steps, strict=True):
     if last is not None:
-      share = np.exp(logits) / np.exp(logits).sum()
-      fall = np.log(last) - np.log(after)
-      slope = share * (fall - share @ fall) + decay * logits
-      count += 1
-      mean = 0.9 * mean + 0.1 * slope
-      square = 0.999 * square + 0.001 * slope**2
-      corrected = np.sqrt(square / (1 - 0.999**count))
-      logits = logits - rate * mean / (1 - 0.9**count) / (corrected + 1e-8)
-    share = np.exp(logits) / np.exp(logits).sum()
-    out.append(share / losses / (share / losses).sum())
+      fall = np.log(last / after)
+      logits = logits - rate * (fall - fall.mean())
+    out.append(np.exp(logits) / np.exp(logits).sum())
     last = losses
   return np.stack(out)
 
@@ -292,4 +275,4 @@ def reference_modo(num_tasks, grads, extra, rate=0.1):
   return np.stack(out)
 
 
-REFERENCES = {"famo": reference_famo, "modo": reference_modo}
+REFERENCES = {"even_fall": reference_even_fall, "modo": reference_modo}

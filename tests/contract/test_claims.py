@@ -46,6 +46,7 @@ def families():
     "kpis": rng.uniform(0.05, 0.95, shape),
     "preference": rng.uniform(0.1, 1.0, shape),
     "previous_losses": rng.uniform(0.1, 3.0, shape),
+    "traces": rng.uniform(0.1, 3.0, shape),
   }
   drawn = Drawn(np.stack(grads), np.stack(second), extra)
   return np.array(names), jax.tree.map(np.float32, drawn)

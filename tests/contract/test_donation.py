@@ -18,7 +18,14 @@ WRAPPERS = {
   "on_trunk": lambda tx: optax_mtl.on_trunk(tx, harness.SHARED),
   "drop_nonfinite": optax_mtl.drop_nonfinite,
   "refresh_every": lambda tx: optax_mtl.refresh_every(tx, 3),
+  "refresh_every, first": lambda tx: optax_mtl.refresh_every(
+    tx, 3, first=1, initial_weights=jnp.ones(T)
+  ),
   "ema_weights": optax_mtl.ema_weights,
+  "on_tasks": lambda tx: optax_mtl.on_tasks(tx, [0]),
+  "weighted_then": lambda tx: optax_mtl.weighted_then(
+    optax_mtl.dwa(T, steps_per_epoch=2), tx
+  ),
   "accumulate": lambda tx: optax_mtl.accumulate(tx, T, 2),
   "skip_nonfinite": optax_mtl.skip_nonfinite,
   "track_conflicts": lambda tx: optax_mtl.track_conflicts(tx, T),
@@ -26,6 +33,11 @@ WRAPPERS = {
     optax_mtl.per_task(optax.scale_by_adam(), T), tx
   ),
 }
+
+
+#: Those that change how weights come about.
+OF_WEIGHTS = {name for name in WRAPPERS if name.startswith("refresh_every")}
+OF_WEIGHTS |= {"ema_weights", "on_tasks"}
 
 
 def assert_own_buffers(state):
@@ -36,7 +48,7 @@ def assert_own_buffers(state):
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("name", harness.every_kind)
 def test_every_leaf_of_a_first_state_has_its_own_buffer(name, wrapper):
-  if name == "graddrop" and wrapper in ("refresh_every", "ema_weights"):
+  if name in harness.UPDATING and wrapper in OF_WEIGHTS:
     return  # These change weights, and there are none.
   assert_own_buffers(
     WRAPPERS[wrapper](harness.build(name)).init(harness.params())
@@ -79,6 +91,17 @@ DONATED = {
     )
   ),
   "graddrop": lambda ones: harness.build("graddrop"),
+  "m_config": lambda ones: optax_mtl.m_config(T),
+  "famo": lambda ones: optax_mtl.famo(T, min_losses=0 * ones),
+  "relobralo": lambda ones: optax_mtl.relobralo(T),
+  "weighted_then": lambda ones: optax_mtl.refresh_every(
+    optax_mtl.weighted_then(
+      optax_mtl.fixed_weighting(T, ones), optax_mtl.pcgrad(T)
+    ),
+    2,
+    first=1,
+    initial_weights=ones,
+  ),
 }
 
 

@@ -9,7 +9,9 @@ import pytest
 
 import optax_mtl
 
-every_method = pytest.mark.parametrize("name", harness.WEIGHING + ["graddrop"])
+every_method = pytest.mark.parametrize(
+  "name", harness.WEIGHING + harness.UPDATING
+)
 T = harness.NUM_TASKS
 
 

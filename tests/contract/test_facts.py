@@ -11,15 +11,24 @@ from optax_mtl import Facts
 #: Not as declared anywhere: what each paper's formula has in it.
 EXPECTED = {
   "equal_weighting": Facts((), (), False, False, True),
-  "fixed_weighting": Facts((), (), False, False, True),
+  "fixed_weighting": Facts((), ("weights",), False, False, True),
   "uncertainty_weighting": Facts(("losses",), (), False, False, True),
   "dwa": Facts(("losses",), (), False, False, True),
   "dtp": Facts(("kpis",), (), False, False, True),
   "gradnorm": Facts(("losses",), (), True, False, True, norms=True),
   "mgda": Facts((), (), True, False, True),
   "pareto_mtl": Facts(("preference", "losses"), (), True, False, True),
+  "norm_balance": Facts((), (), True, False, True, norms=True),
+  "lr_annealing": Facts((), (), True, False, True, norms=True),
+  "db_pinn": Facts(("losses",), (), True, False, True, norms=True),
+  "ntk_weighting": Facts(("traces",), (), False, False, True),
+  "bloop": Facts((), (), False, False, False, single=True, sums=True),
   "graddrop": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
+  "relobralo": Facts(("losses",), (), False, False, True),
+  "softadapt": Facts(("losses",), (), False, False, True),
+  "m_config": Facts((), (), False, False, False, single=True),
+  "even_fall": Facts(("losses",), ("previous_losses",), False, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
 }
 
@@ -42,7 +51,7 @@ def test_the_room_is_what_is_read(name):
   if room == "gram":
     assert facts.gram and not facts.stacked
   if room == "gradients":
-    assert facts.stacked
+    assert facts.stacked or facts.single
   assert (room == "preference") == ("preference" in facts.needs)
   known = {
     field

@@ -52,6 +52,13 @@ BY_NAME = {
     lambda first: optax_mtl.gradnorm(3, initial_losses=first),
     [1.0, 2.0, 3.0],
   ),
+  "famo": (lambda low: optax_mtl.famo(3, min_losses=low), [0.1, 0.2, 0.3]),
+  "refresh_every": (
+    lambda first: optax_mtl.refresh_every(
+      optax_mtl.dwa(3, steps_per_epoch=1), 2, first=1, initial_weights=first
+    ),
+    [1.0, 2.0, 3.0],
+  ),
   "upgrad": (lambda p: optax_mtl.upgrad(3, p), [1.0, 2.0, 3.0]),
   "dual_proj": (lambda p: optax_mtl.dual_proj(3, p), [1.0, 2.0, 3.0]),
   "aligned_mtl": (lambda p: optax_mtl.aligned_mtl(3, p), [1.0, 2.0, 3.0]),
@@ -130,7 +137,7 @@ def test_the_order_is_by_name():
 
 def test_names_that_a_source_carries():
   """They count where the update's extra args have none."""
-  grads = optax_mtl.sources.task_gradients.as_task_gradients(GRADS, 3)
+  grads = optax_mtl.sources.as_task_gradients(GRADS, 3)
   grads.names = ("bc", "ic", "pde")
   weights = {"bc": 5.0, "ic": 10.0, "pde": 1.0}
   tx = optax_mtl.fixed_weighting(3, weights)

@@ -146,6 +146,9 @@ def test_state_is_documented(name):
   """The weights stand beside what the rule remembers, which has no other."""
   state = harness.build(name).init(harness.params())
   documented_fields(state)
+  if not harness.weighs(name):
+    assert type(state).__module__ == optax_mtl.METHODS[name].__module__
+    return
   assert type(state) is optax_mtl.WeightState
   assert "weights" not in getattr(type(state.memory), "_fields", ())
 

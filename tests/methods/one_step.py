@@ -254,6 +254,49 @@ def train(tx, grads, **extra):
   return jax.jit(lambda s: jax.lax.scan(one, s, extra)[1])(state)
 
 
+def together(txs, grads, **extra):
+  """Runs of several transformations, one compilation for all.
+
+  Args:
+    txs: Name -> transformation.
+    grads: Tree with leaves [N, T, *param.shape], the gradients of each step.
+    **extra: Arrays [N, ...], extra args of each step.
+
+  Returns:
+    Name -> updates and states, leaves [N, ...].
+  """
+  grads = jax.tree.map(lambda leaf: jnp.asarray(leaf, solver_dtype()), grads)
+  params = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0, 0]), grads)
+  extra = {k: jnp.asarray(v) for k, v in extra.items()}
+
+  def run(tx, data):
+    def one(state, row):
+      updates, state = tx.update(row[0], state, params, **row[1])
+      return state, (updates, state)
+
+    return jax.lax.scan(one, tx.init(params), data)[1]
+
+  whole = jax.jit(
+    lambda data: {name: run(tx, data) for name, tx in txs.items()}
+  )
+  return whole((grads, extra))
+
+
+def walk(tx, grads, **extra):
+  """As `train`, operation by operation.
+
+  Cheaper for a few steps of several small methods: what is compiled are their
+  operations, which they share.
+  """
+  grads = jnp.asarray(grads, solver_dtype())
+  state, outputs = tx.init(jnp.zeros(grads.shape[1], solver_dtype())), []
+  for i in range(len(next(iter(extra.values())))):
+    row = {k: jnp.asarray(v[i]) for k, v in extra.items()}
+    updates, state = tx.update(grads, state, **row)
+    outputs.append((updates, state))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *outputs)
+
+
 def close(actual, desired, rtol=1e-6, atol=0.0):
   """Entry by entry, in float64."""
   np.testing.assert_allclose(

@@ -6,7 +6,8 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from families import AMONG, DELTA, assert_at_most, cases, sizes, solved
+import pytest
+from families import AMONG, DELTA, SIZES, assert_at_most, cases, solved
 from one_step import (
   CONFLICT,
   ORTHOGONAL,
@@ -58,7 +59,7 @@ def test_small_gradients_conflict_as_large_ones_do():
     assert_same(found.weights, run("pcgrad", grads).weights, 1e-12)
 
 
-@sizes
+@pytest.mark.parametrize("num_tasks", [*SIZES, 40])
 def test_it_is_the_papers_loop(num_tasks):
   """Continuous in every product, so that rounding one sign does no harm."""
   data, found = cases(num_tasks), solved("pcgrad", num_tasks)

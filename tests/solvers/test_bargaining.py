@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import Batched
 
 from benchmarks.common import matrices
 from benchmarks.reference.solvers import bargaining as reference
@@ -27,14 +28,15 @@ SOLVABLE = (
   "identical",
 )
 
-_nash = jax.jit(jax.vmap(bargaining.nash_bargaining))
-_fair = jax.jit(jax.vmap(bargaining.fairness, in_axes=(0, None)))
 
-
-@jax.jit
-@jax.vmap
-def _masked(gram, active):
+@Batched
+def _nash(gram, active):
   return bargaining.nash_bargaining(gram, active=active)
+
+
+@Batched
+def _fair(gram, active, alpha):
+  return bargaining.fairness(gram, alpha, active=active)
 
 
 def _cases(num_tasks, families=SOLVABLE):
@@ -179,7 +181,7 @@ def test_two_tasks_are_unit_gradients():
   grams = _grams(grads)
   nash, certificate = _nash(grams)
   assert certificate.converged.all()
-  imtl = jax.vmap(spectral.equal_projections)(grams)[0]
+  imtl = jax.jit(jax.vmap(spectral.equal_projections))(grams)[0]
   norms = np.linalg.norm(grads, axis=2)
   cosines = np.sum(grads[:, 0] * grads[:, 1], axis=1) / norms.prod(axis=1)
   exact = 1 / (norms * np.sqrt(1 + cosines)[:, None])
@@ -227,7 +229,7 @@ def test_scale_permutation_and_active():
   np.testing.assert_allclose(found, nash[:, order], rtol=rtol)
   active = rng.random((20, 8)) < 0.6
   dirty = np.where(active[:, :, None] & active[:, None, :], grams, np.nan)
-  found, certificate = _masked(dirty, active)
+  found, certificate = _nash(dirty, active=active)
   assert certificate.converged.all()
   for g, mask, w in zip(grads, active, np.asarray(found), strict=True):
     assert np.all(w[~mask] == 0)
@@ -242,7 +244,7 @@ def test_nan_is_not_hidden():
   grams[:, 0, 1] = np.nan
   active = np.ones((20, 8), bool)
   active[:, 7] = False
-  found, certificate = _masked(grams, active)
+  found, certificate = _nash(grams, active=active)
   assert np.isnan(found[:, :7]).all() and np.all(found[:, 7] == 0)
   assert not certificate.converged.any()
 

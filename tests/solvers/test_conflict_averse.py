@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import Batched
 
 from benchmarks.common import matrices
 from benchmarks.reference.solvers import conflict_averse as reference
@@ -17,13 +18,10 @@ EPS = float(np.finfo(np.float32).eps)
 TOL = 16 * EPS
 CS = (0.1, 0.5, 0.9, 1.5)
 
-_solve = jax.jit(jax.vmap(conflict_averse.cagrad_weights, in_axes=(0, None)))
 
-
-@jax.jit
-@jax.vmap
-def _masked(gram, active):
-  return conflict_averse.cagrad_weights(gram, 0.5, active=active)
+@Batched
+def _solve(gram, active, c):
+  return conflict_averse.cagrad_weights(gram, c, active=active)
 
 
 @functools.cache
@@ -169,7 +167,7 @@ def test_limits():
   grads = rng.standard_normal((20, 10, 30))
   grams = _grams(grads)
   weights, _ = _solve(grams, np.float32(1e6))
-  shortest, _ = jax.vmap(solvers.min_norm)(grams)
+  shortest, _ = jax.jit(jax.vmap(solvers.min_norm))(grams)
   np.testing.assert_allclose(weights, shortest, atol=1e-5)
   weights, _ = _solve(grams, np.float32(0))
   least = np.argmin(np.einsum("nij->ni", grams), axis=1)
@@ -217,7 +215,7 @@ def test_scale_permutation_and_active():
   np.testing.assert_allclose(found, base[:, order], atol=atol)
   active = rng.random((20, 8)) < 0.6
   dirty = np.where(active[:, :, None] & active[:, None, :], grams, np.nan)
-  found, certificate = _masked(dirty, active)
+  found, certificate = _solve(dirty, np.float32(0.5), active=active)
   assert certificate.converged.all()
   for g, mask, w in zip(grads, active, np.asarray(found), strict=True):
     assert np.all(w[~mask] == 0)
@@ -232,7 +230,7 @@ def test_nan_is_not_hidden():
   grams[:, 0, 1] = np.nan
   active = np.ones((20, 8), bool)
   active[:, 7] = False
-  found, certificate = _masked(grams, active)
+  found, certificate = _solve(grams, np.float32(0.5), active=active)
   assert np.isnan(found[:, :7]).all() and np.all(found[:, 7] == 0)
   assert not certificate.converged.any()
 

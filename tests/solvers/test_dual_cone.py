@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import SIZES, Batched
 
 from benchmarks.common import matrices
 from benchmarks.reference.solvers import dual_cone as reference
@@ -14,7 +15,7 @@ from optax_mtl.solvers import _gradient_blocks, dual_cone
 
 EPS = float(np.finfo(np.float32).eps)
 TOL = 16 * EPS
-SIZES = (1, 2, 3, 10, 40)
+NUMBERS = (1, 2, 3, 10, 40)
 # Families where rounding the Gram matrix to float32 changes the projections by
 # less than 1e-5 once there are more parameters than tasks.
 BENIGN = (
@@ -29,16 +30,18 @@ BENIGN = (
 )
 
 
-@jax.jit
-@jax.vmap
-def _upgrad(gram):
-  return dual_cone.project_dual_cone(gram, jnp.eye(gram.shape[0]))
-
-
-@jax.jit
-@jax.vmap
-def _project(gram, vectors, active):
+def _one(gram, active, vectors):
   return dual_cone.project_dual_cone(gram, vectors, active=active)
+
+
+# A matrix of 128 tasks is 128 problems.
+_project = Batched(_one, SIZES | {128: 1})
+
+
+def _upgrad(grams):
+  count, num_tasks = grams.shape[:2]
+  eye = np.tile(np.eye(num_tasks, dtype=np.float32), (count, 1, 1))
+  return _project(grams, rows=[eye])
 
 
 @functools.cache
@@ -56,7 +59,7 @@ def _cases(num_tasks):
 @functools.cache
 def _solved(num_tasks):
   grams = np.stack([matrices.gram32(g) for _, _, g in _cases(num_tasks)])
-  return jax.tree.map(np.asarray, _upgrad(grams))
+  return _upgrad(grams)
 
 
 def _check_kkt(cases, coefficients, certificate):
@@ -81,7 +84,7 @@ def _check_kkt(cases, coefficients, certificate):
     ), label
 
 
-@pytest.mark.parametrize("num_tasks", SIZES)
+@pytest.mark.parametrize("num_tasks", NUMBERS)
 def test_kkt(num_tasks):
   coefficients, certificate = _solved(num_tasks)
   _check_kkt(_cases(num_tasks), coefficients, certificate)
@@ -101,11 +104,8 @@ def test_many_tasks(num_tasks):
     for name in ("conflicting", "duplicate_rows", "scaled_1e2", "zero_rows")
     for num_params in (num_tasks // 2, 3 * num_tasks)
   ]
-  found = [
-    jax.tree.map(np.asarray, _upgrad(matrices.gram32(g)[None]))
-    for *_, g in cases
-  ]
-  coefficients, certificate = jax.tree.map(lambda *x: np.concatenate(x), *found)
+  grams = np.stack([matrices.gram32(g) for *_, g in cases])
+  coefficients, certificate = _upgrad(grams)
   _check_kkt(cases, coefficients, certificate)
   assert np.all(certificate.residual <= TOL)
 
@@ -133,9 +133,7 @@ def test_driver_alone(monkeypatch):
   )(grams)
   assert certificate.converged.all()
   monkeypatch.undo()
-  usual, _ = jax.jit(
-    jax.vmap(lambda m: dual_cone.project_dual_cone(m, jnp.eye(40)[:5]))
-  )(grams)
+  usual = _upgrad(grams)[0][:, :5]
   for gram, v, w in zip(grams.astype(float), found, usual, strict=True):
     lengths = np.sqrt(np.diagonal(gram))
     for one, other in zip(np.float64(v), np.float64(w), strict=True):
@@ -145,7 +143,7 @@ def test_driver_alone(monkeypatch):
       assert abs(one @ gram @ one - other @ gram @ other) <= bound
 
 
-@pytest.mark.parametrize("num_tasks", SIZES)
+@pytest.mark.parametrize("num_tasks", NUMBERS)
 def test_reference(num_tasks):
   coefficients, certificate = _solved(num_tasks)
   checked = 0
@@ -211,7 +209,7 @@ def _masked_case(num_tasks=10, count=30):
   )
   active = rng.random((count, num_tasks)) < 0.6
   active[:, 0] = True
-  vectors = rng.random((count, 2, num_tasks)).astype(np.float32)
+  vectors = rng.random((count, num_tasks, num_tasks)).astype(np.float32)
   return grads, active, vectors
 
 
@@ -221,7 +219,7 @@ def test_active_is_the_sub_problem():
   # Whatever stands in the rows of an inactive task must not matter.
   off = ~(active[:, :, None] & active[:, None, :])
   grams[off] = np.nan
-  found, certificate = _project(grams, vectors, active)
+  found, certificate = _project(grams, active=active, rows=[vectors])
   assert certificate.converged.all()
   assert np.all(
     np.asarray(found)[~np.broadcast_to(active[:, None], vectors.shape)] == 0
@@ -238,21 +236,18 @@ def test_scale_and_permutation():
   grads, _, vectors = _masked_case()
   rng = np.random.default_rng(3)
   grams = np.stack([matrices.gram32(g) for g in grads])
-  everybody = np.ones(grams.shape[:2], bool)
-  base, _ = _project(grams, vectors, everybody)
+  base, _ = _project(grams, rows=[vectors])
   for scale in (1e-15, 1e15):
     scaled = (grams.astype(np.float64) * scale**2).astype(np.float32)
-    found, certificate = _project(scaled, vectors, everybody)
+    found, certificate = _project(scaled, rows=[vectors])
     assert certificate.converged.all()
     # Rounding of the scaled entries, magnified by the cancellation.
     np.testing.assert_allclose(found, base, rtol=2e-3, atol=2e-3)
   order = rng.permutation(grams.shape[1])
-  found, _ = _project(
-    grams[:, order][:, :, order], vectors[:, :, order], everybody
-  )
+  found, _ = _project(grams[:, order][:, :, order], rows=[vectors[:, :, order]])
   np.testing.assert_allclose(found, base[:, :, order], rtol=2e-3, atol=2e-3)
   # A power of two changes nothing but the exponents.
-  found, _ = _project(grams * np.float32(2.0**40), vectors, everybody)
+  found, _ = _project(grams * np.float32(2.0**40), rows=[vectors])
   np.testing.assert_array_equal(found, base)
 
 
@@ -268,8 +263,9 @@ def test_nan_is_not_hidden():
 def test_negative_vectors_and_zero_rows():
   grads = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
   vectors = np.array([[-1.0, -2.0, 0.5]], np.float32)
-  found, _ = dual_cone.project_dual_cone(matrices.gram32(grads), vectors)
-  np.testing.assert_allclose(found, [[0.0, -2.0, 0.5]], atol=EPS)
+  vectors = np.tile(vectors, (1, 3, 1))
+  found, _ = _project(matrices.gram32(grads)[None], rows=[vectors])
+  np.testing.assert_allclose(found[0], [[0.0, -2.0, 0.5]] * 3, atol=EPS)
 
 
 def test_vmap_is_the_loop():

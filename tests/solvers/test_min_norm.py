@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import SIZES, Batched
 
 from benchmarks.common import matrices
 from benchmarks.reference.solvers import min_norm as reference
@@ -17,29 +18,39 @@ EPS = float(np.finfo(np.float32).eps)
 # The default tolerance, and what the docstring adds to it for rounding.
 TOL = 8 * EPS
 BOUND = TOL + 2 * EPS
-SIZES = (1, 2, 3, 10, 40, 64)
+NUMBERS = (1, 2, 3, 10, 40, 64)
 
 
-@jax.jit
-@jax.vmap
-def _solve_batch(gram):
-  return solvers.min_norm(gram)
+@functools.cache
+def _batched(variant):
+  def solve(gram, active, tol, max_iter):
+    return solvers.min_norm(
+      gram, variant=variant, active=active, tol=tol, max_iter=max_iter
+    )
+
+  # Two tasks have a closed form.
+  sizes = {2: 64, 10: 64, 40: 24, 64: 24}
+  return Batched(solve, sizes if variant == "wolfe" else SIZES)
 
 
-def _solve(grams):
-  """Solves a batch, in parts of one size: each new size is a compilation."""
+def _solve(grams, variant="wolfe", *, active=None, tol=None, max_iter=None):
+  """Solves a batch; the defaults are those of `min_norm`."""
   grams = np.asarray(grams, np.float32)
-  count = len(grams)
-  grams = np.resize(grams, (-(-count // 12) * 12, *grams.shape[1:]))
-  parts = [_solve_batch(part) for part in np.split(grams, len(grams) // 12)]
-  joined = jax.tree.map(lambda *xs: np.concatenate(xs)[:count], *parts)
-  return joined
+  first_order = variant != "wolfe"
+  if tol is None:
+    tol = 1e-5 if first_order else TOL
+  if max_iter is None:
+    max_iter = 1000 if first_order else 50 + 3 * grams.shape[1]
+  return _batched(variant)(
+    grams, np.float32(tol), np.int32(max_iter), active=active
+  )
 
 
-@jax.jit
-@jax.vmap
-def _solve_masked(gram, active):
-  return solvers.min_norm(gram, active=active)
+def _solve_one(gram, *args, active=None, **kwargs):
+  """The same for one matrix."""
+  active = None if active is None else np.asarray(active)[None]
+  found = _solve(np.asarray(gram)[None], *args, active=active, **kwargs)
+  return jax.tree.map(lambda leaf: leaf[0], found)
 
 
 @functools.cache
@@ -77,7 +88,7 @@ def _assert_simplex(weights):
 
 
 @pytest.mark.parametrize("family", matrices.FAMILIES)
-@pytest.mark.parametrize("num_tasks", SIZES)
+@pytest.mark.parametrize("num_tasks", NUMBERS)
 def test_reference(family, num_tasks):
   # The judge is judged: float64 meets the optimality conditions.
   for grads, best in zip(*_cases(family, num_tasks), strict=True):
@@ -86,7 +97,7 @@ def test_reference(family, num_tasks):
 
 
 @pytest.mark.parametrize("family", matrices.FAMILIES)
-@pytest.mark.parametrize("num_tasks", SIZES)
+@pytest.mark.parametrize("num_tasks", NUMBERS)
 def test_wolfe_is_exact(family, num_tasks):
   cases, optima = _cases(family, num_tasks)
   grams = np.stack([matrices.gram32(g) for g in cases])
@@ -118,9 +129,7 @@ def test_wolfe_is_exact(family, num_tasks):
 def test_values(variant, grads, weights):
   grads = np.asarray(grads, np.float64)
   tol = None if variant == "wolfe" else 1e-6
-  answer, certificate = solvers.min_norm(
-    matrices.gram32(grads), variant=variant, tol=tol
-  )
+  answer, certificate = _solve_one(matrices.gram32(grads), variant, tol=tol)
   assert certificate.converged
   # ||w - w*|| <= ||d - d*|| / sigma <= sqrt(2 tol s s*) / sigma, and neither
   # s s* <= 3 nor 1 / sigma <= 1 is exceeded here.
@@ -133,7 +142,7 @@ def test_values(variant, grads, weights):
 
 def test_published_counterexample():
   grads = np.array([[3.0, 3.0], [-3.0, 2.0], [2.0, -1.0]])
-  weights, _ = solvers.min_norm(matrices.gram32(grads))
+  weights, _ = _solve_one(matrices.gram32(grads))
   norm, _ = _lengths(grads, weights)
   np.testing.assert_allclose(norm, 0.17149859, rtol=1e-6)
 
@@ -146,12 +155,11 @@ def test_first_order_variants(variant, num_tasks):
   for family in (*matrices.WELL_SCALED, "stationary", "zero_rows", "all_zero"):
     # Enough parameters for the rate not to suffer from the conditioning.
     cases, optima = (part[3::4] for part in _cases(family, num_tasks))
-    for grads, best in zip(cases, optima, strict=True):
-      answer, certificate = solvers.min_norm(
-        matrices.gram32(grads), variant=variant, tol=tol
-      )
-      assert certificate.converged, family
-      _assert_simplex(answer)
+    grams = np.stack([matrices.gram32(g) for g in cases])
+    weights, certificate = _solve(grams, variant, tol=tol)
+    assert certificate.converged.all(), family
+    _assert_simplex(weights)
+    for grads, best, answer in zip(cases, optima, weights, strict=True):
       norm, size = _lengths(grads, answer)
       best_norm, best_size = _lengths(grads, best)
       slack = 2 * (tol + 2 * EPS) * size * best_size + 1e-12 * best_norm**2
@@ -161,7 +169,7 @@ def test_first_order_variants(variant, num_tasks):
 def test_iteration_cap_ends_it():
   gram = matrices.gram32(matrices.scaled_1e6(np.random.default_rng(0), 5, 20))
   for variant in VARIANTS:
-    weights, certificate = solvers.min_norm(gram, variant=variant, max_iter=1)
+    weights, certificate = _solve_one(gram, variant, max_iter=1)
     _assert_simplex(weights)
     assert certificate.iterations == 1
     assert certificate.status == solvers.Status.OUT_OF_ITERATIONS
@@ -208,7 +216,7 @@ def test_permutation(family):
 
 
 def test_duplicates_share():
-  weights, _ = solvers.min_norm(
+  weights, _ = _solve_one(
     matrices.gram32(np.array([[1.0, 0], [0, 1], [1, 0], [1, 0], [1, 0]]))
   )
   # Any split is optimal. The ridge of 64 epsilons makes it the even one, up to
@@ -228,10 +236,9 @@ def test_active_is_the_subproblem(family, num_tasks):
   # What inactive rows hold must not matter, and neither must their zeros.
   pair = active[:, :, None] & active[:, None, :]
   for garbage in (np.nan, np.inf, 0.0):
-    weights, certificate = _solve_masked(
-      np.where(pair, grams, np.float32(garbage)), active
+    weights, certificate = _solve(
+      np.where(pair, grams, np.float32(garbage)), active=active
     )
-    weights = np.asarray(weights)
     assert (weights[~active] == 0).all()
     assert np.asarray(certificate.converged).all()
     _assert_simplex(weights)
@@ -243,8 +250,8 @@ def test_active_is_the_subproblem(family, num_tasks):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("num_tasks", [1, 2, 5])
 def test_nothing_active(variant, num_tasks):
-  weights, certificate = solvers.min_norm(
-    np.eye(num_tasks), variant=variant, active=np.zeros(num_tasks, bool)
+  weights, certificate = _solve_one(
+    np.eye(num_tasks), variant, active=np.zeros(num_tasks, bool)
   )
   np.testing.assert_array_equal(weights, np.zeros(num_tasks))
   assert certificate.converged and certificate.residual == 0
@@ -255,10 +262,10 @@ def test_nothing_active(variant, num_tasks):
 def test_zero_rows_take_the_weight(variant, num_tasks):
   grads = np.eye(num_tasks)
   grads[-1] = 0
-  weights, certificate = solvers.min_norm(grads @ grads.T, variant=variant)
+  weights, certificate = _solve_one(grads @ grads.T, variant)
   np.testing.assert_array_equal(weights, np.arange(num_tasks) == num_tasks - 1)
   assert certificate.converged and certificate.residual == 0
-  weights, certificate = solvers.min_norm(0 * grads, variant=variant)
+  weights, certificate = _solve_one(0 * grads, variant)
   np.testing.assert_array_equal(
     weights, np.full(num_tasks, np.float32(1) / np.float32(num_tasks))
   )
@@ -275,9 +282,7 @@ def test_not_finite_is_not_hidden(variant, num_tasks, bad):
     active = np.ones(num_tasks, bool)
     if num_tasks == 5:
       active[2] = False
-    weights, certificate = solvers.min_norm(
-      gram, variant=variant, active=active
-    )
+    weights, certificate = _solve_one(gram, variant, active=active)
     np.testing.assert_array_equal(np.isnan(weights), active)
     assert np.isnan(certificate.residual)
     assert certificate.status == solvers.Status.NOT_FINITE
@@ -294,9 +299,9 @@ def test_hard_inputs_stay_finite():
   wild = rng.normal(size=(10, 5, 9)) * spread
   wild = (wild @ wild.transpose(0, 2, 1)).astype(np.float32)
   for variant in VARIANTS:
-    for gram in (*indefinite, *noisy, *wild, *-indefinite):
-      weights, _ = solvers.min_norm(gram, variant=variant, max_iter=50)
-      _assert_simplex(weights)
+    grams = np.concatenate([indefinite, noisy, wild, -indefinite])
+    weights, _ = _solve(grams, variant, max_iter=50)
+    _assert_simplex(weights)
 
 
 def test_warm_start():
@@ -341,6 +346,7 @@ def test_thousand_matrices_at_once():
   assert np.asarray(certificate.converged).all()
   for i in range(0, 1000, 50):
     _assert_bound(grads[i], weights[i], reference.min_norm(grads[i]))
+    # Neither filled up nor one of many.
     alone, _ = solvers.min_norm(grams[i])
     np.testing.assert_allclose(weights[i], alone, atol=1e-4)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batches import Batched
 
 from benchmarks.common import matrices
 from benchmarks.reference.solvers import spectral as reference
@@ -17,26 +18,47 @@ EPS = float(np.finfo(np.float32).eps)
 INDEPENDENT = ("iid", "scaled_1e2", "scaled_1e6")
 
 
-@jax.jit
-@jax.vmap
-def _solve(gram, active):
-  return (
+# Both sides of the number of tasks from which all decompose the same.
+SIZES = {10: 32, 24: 16, 40: 8}
+
+
+def _two(gram, active):
+  """Both answers [2, T], and their certificates."""
+  found = [
     spectral.equal_projections(gram, active=active),
     spectral.conflict_free_direction(gram, active=active),
+  ]
+  return jax.tree.map(lambda *x: jnp.stack(x), *found)
+
+
+_two = Batched(_two, SIZES)
+
+
+@functools.cache
+def _batched_aligned(scale):
+  def solve(gram, active, preference):
+    return spectral.aligned_weights(
+      gram, preference=preference, scale=scale, active=active
+    )
+
+  return Batched(solve, SIZES)
+
+
+def _aligned(grams, preference, scale):
+  return _batched_aligned(scale)(grams, rows=[preference])
+
+
+def _solve(grams, active=None):
+  """For each of both, the answers [N, T] and their certificates."""
+  answers, certificates = _two(grams, active=active)
+  return tuple(
+    (answers[:, i], jax.tree.map(lambda leaf, i=i: leaf[:, i], certificates))
+    for i in range(2)
   )
 
 
-@functools.partial(jax.jit, static_argnames="scale")
-@functools.partial(jax.vmap, in_axes=(0, 0, None))
-def _aligned(gram, preference, scale):
-  return spectral.aligned_weights(gram, preference=preference, scale=scale)
-
-
-def _both(grads, active=None):
-  grams = np.stack([matrices.gram32(g) for g in grads])
-  if active is None:
-    active = np.ones(grams.shape[:2], bool)
-  return jax.tree.map(np.asarray, _solve(grams, active))
+def _both(grads):
+  return _solve(np.stack([matrices.gram32(g) for g in grads]))
 
 
 def _cases(num_tasks, families, num_params):
@@ -183,8 +205,7 @@ def test_one_matrix_or_many():
   grads = _cases(20, ("iid", "scaled_1e6", "duplicate_rows"), 80)
   grads.append(_cases(20, ("iid",), 10)[0] @ np.eye(10, 80))
   grams = np.stack([matrices.gram32(g) for g in grads])
-  active = np.ones(20, bool)
-  many = jax.tree.map(np.asarray, _solve(grams, np.stack([active] * 4)))
+  many = _solve(grams)
   equal = np.full((4, 20), 1 / 20, np.float32)
   aligned, _ = _aligned(grams, equal, "min")
 
@@ -297,9 +318,7 @@ def test_scale_permutation_and_active():
   rtol = 16 * EPS * 8 * condition
   for scale in (1e-15, 1e15):
     grams = np.stack([g @ g.T for g in grads]) * scale**2
-    (found, a), (direction, b) = jax.tree.map(
-      np.asarray, _solve(grams.astype(np.float32), np.ones((20, 8), bool))
-    )
+    (found, a), (direction, b) = _solve(grams.astype(np.float32))
     assert a.converged.all() and b.converged.all()
     np.testing.assert_allclose(found, imtl, atol=rtol)
     np.testing.assert_allclose(
@@ -311,7 +330,7 @@ def test_scale_permutation_and_active():
   active = rng.random((20, 8)) < 0.6
   grams = np.stack([matrices.gram32(g) for g in grads])
   dirty = np.where(active[:, :, None] & active[:, None, :], grams, np.nan)
-  (found, _), (direction, _) = jax.tree.map(np.asarray, _solve(dirty, active))
+  (found, _), (direction, _) = _solve(dirty, active)
   for g, mask, w, c in zip(grads, active, found, direction, strict=True):
     assert np.all(w[~mask] == 0) and np.all(c[~mask] == 0)
     if mask.sum() > 1:
@@ -340,19 +359,21 @@ def test_dtypes(x64):
     dtype = jnp.float64 if x64 else jnp.float32
     grads = np.random.default_rng(3).standard_normal((6, 20))
     gram = jnp.asarray(grads @ grads.T, dtype)
-    for solve in (
-      spectral.equal_projections,
-      spectral.conflict_free_direction,
-      spectral.aligned_weights,
-    ):
-      found, certificate = solve(gram)
+    solve = jax.jit(
+      lambda gram: (
+        spectral.equal_projections(gram),
+        spectral.conflict_free_direction(gram),
+        spectral.aligned_weights(gram),
+      )
+    )
+    for found, certificate in solve(gram):
       assert found.dtype == dtype and not found.weak_type
       assert certificate.residual.dtype == dtype
       assert certificate.iterations.dtype == jnp.int32
       assert certificate.status.dtype == jnp.int32 and certificate.converged
     if x64:
       np.testing.assert_allclose(
-        spectral.equal_projections(gram)[0],
+        solve(gram)[0][0],
         reference.equal_projections(grads),
         rtol=1e-11,
       )

@@ -104,3 +104,21 @@ def test_pairs_of_gradients_are_all_that_is_held():
 
   # Two gradients, and what the loops and the branch carry, whatever T.
   assert memory("implicit") < 8 < 16 <= memory("stacked")
+
+
+def test_m_config_takes_the_gradient_of_one_term():
+  """And the losses of all of them, as `gradient_of` by itself."""
+  grads_of = optax_mtl.value_and_task_batch_grads(TERMS, **FORMS["implicit"])
+  params, batches = large()
+  tx = optax_mtl.m_config(3)
+
+  def step(params, state, batches):
+    losses, grads = grads_of(params, batches)
+    return losses, tx.update(grads, state, params)
+
+  dearest = flops(jax.grad(pde), params, *batches["pde"])
+  everything = flops(jax.value_and_grad(summed), params, batches)
+  # The momenta are small beside the points.
+  assert flops(step, params, tx.init(params), batches) < (
+    dearest + everything / 2
+  )

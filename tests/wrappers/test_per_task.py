@@ -83,9 +83,38 @@ def test_adam_before_a_method_with_an_absent_task(value):
   chex.assert_tree_all_finite((updates, state))
 
 
+#: Recipe -> what stands before the sum, Adam's decays, and what divides it.
+RECIPES = {
+  "MultiAdam": ((0.99, 0.99), "mean", T),
+  "AdaTask": ((0.9, 0.999), "sum", 1),
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes(recipe):
+  """Moments of each task's own, by a loop in NumPy, and their mean or sum."""
+  (b1, b2), reduction, divisor = RECIPES[recipe]
+  tx = optax.chain(
+    optax_mtl.per_task(optax.scale_by_adam(b1, b2), T),
+    optax_mtl.equal_weighting(T, reduction=reduction),
+  )
+  data = harness.data(num_steps=5)
+  run = harness.runner(tx)(data)
+  grads = harness.flat(data.grads, 2)
+  mean, square = np.zeros(grads.shape[1:]), np.zeros(grads.shape[1:])
+  for t, g in enumerate(grads):
+    mean = b1 * mean + (1 - b1) * g
+    square = b2 * square + (1 - b2) * g**2
+    step = mean / (1 - b1 ** (t + 1))
+    step /= np.sqrt(square / (1 - b2 ** (t + 1))) + 1e-8
+    want = step.sum(axis=0) / divisor
+    # Quotients of order 1, whose parts are known to a few roundings.
+    harness.assert_close(run.updates[t], want, T, 1e-5)
+
+
 def test_the_gradients_themselves_are_needed():
   """A known trunk hides the heads; the wrapper says what to do."""
-  gradients = optax_mtl.sources.task_gradients.as_task_gradients(jnp.eye(2), 2)
+  gradients = optax_mtl.sources.as_task_gradients(jnp.eye(2), 2)
   tx = optax_mtl.per_task(optax.identity(), 2)
   with pytest.raises(TypeError, match="source='stacked' without shared="):
     tx.update(gradients, tx.init(jnp.zeros(2)))

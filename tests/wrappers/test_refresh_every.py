@@ -40,6 +40,61 @@ def test_weights_and_state_are_kept():
   assert (masked[3:6, 2] == 0).all() and (masked[3:6, :2] > 0).any()
 
 
+def weights_of(tx, steps, **extra):
+  """The weights of a few updates whose gradients' lengths are the step's."""
+  state, found = tx.init(jnp.zeros(2)), []
+  for step in range(steps):
+    grads = jnp.diag(jnp.array([1.0, 1.0 + step]))
+    _, state = tx.update(grads, state, **extra)
+    found.append(np.asarray(state.weights))
+  return np.stack(found)
+
+
+def lengths(num_tasks):
+  """Weighs each task by its gradient's length."""
+  del num_tasks
+  return optax_mtl.from_step(lambda step: step.norms())
+
+
+def test_the_first_refresh_and_a_schedule():
+  """Weights of before, and then those of the update that is due."""
+  method = harness.registered(lengths)(2)
+  one, two, four = [1.0, 1.0], [1.0, 2.0], [1.0, 4.0]
+  late = optax_mtl.refresh_every(method, 3, first=1)
+  # The first update's weights are ones; then those of the updates 1 and 4.
+  want = [one, two, two, two, [1.0, 5.0]]
+  np.testing.assert_allclose(weights_of(late, 5), want, rtol=1e-6)
+  own = optax_mtl.refresh_every(method, 3, first=2, initial_weights=[3.0, 0.5])
+  want = [[3.0, 0.5]] * 2 + [[1.0, 3.0]] * 3
+  np.testing.assert_allclose(weights_of(own, 5), want, rtol=1e-6)
+  named = optax_mtl.refresh_every(
+    method, 9, first=1, initial_weights={"b": 2.0, "a": 7.0}
+  )
+  losses = dict.fromkeys("ab", jnp.ones(()))
+  found = weights_of(named, 2, losses=losses)
+  np.testing.assert_allclose(found, [[7.0, 2.0], two], rtol=1e-6)
+  # Twice as far apart each time, as a schedule.
+  doubling = optax_mtl.refresh_every(
+    method, lambda step: (step > 0) & (step & (step - 1) == 0)
+  )
+  want = [one, two, [1.0, 3.0], [1.0, 3.0], [1.0, 5.0]]
+  np.testing.assert_allclose(weights_of(doubling, 5), want, rtol=1e-6)
+  both = optax_mtl.refresh_every(method, lambda step: step >= 0, first=3)
+  want = [one, one, one, four, [1.0, 5.0]]
+  np.testing.assert_allclose(weights_of(both, 5), want, rtol=1e-6)
+
+
+def test_what_is_no_schedule():
+  method = harness.registered(lengths)(2)
+  tx = optax_mtl.refresh_every(method, lambda step: step % 3)
+  with pytest.raises(TypeError, match=r"a scalar bool; it returned int32\[\]"):
+    weights_of(tx, 1)
+  with pytest.raises(ValueError, match=r"first must lie in \[0, inf\]"):
+    optax_mtl.refresh_every(method, 3, first=-1)
+  with pytest.raises(ValueError, match="initial_weights must hold one value"):
+    optax_mtl.refresh_every(method, 3, initial_weights=[1.0])
+
+
 #: Method -> what it goes on with in every step: the epochs of `dwa`, the
 #: averages of `dtp`, the phase of `pareto_mtl`, the first losses of `gradnorm`.
 OBSERVED = {
@@ -54,6 +109,9 @@ OBSERVED = {
   "dtp": ("kpi_average", "kpi_seen"),
   "pareto_mtl": ("violation", "optimizing", "phase_step"),
   "gradnorm": ("initial_losses", "initial_losses_set"),
+  "relobralo": ("balance", "recent_losses", "lookback_key"),
+  "softadapt": ("loss_points", "points_seen"),
+  "famo": ("task_logits", "last_losses", "loss_step"),
 }
 
 
@@ -78,7 +136,7 @@ def test_what_is_observed_goes_on(name):
   active = harness.cases()["absent"].active
   refreshes = np.arange(harness.NUM_STEPS) // 4 * 4
   assert (got.weights[~active[refreshes]] == 0).all()
-  if name in ("dwa", "dtp"):
+  if name in ("dwa", "dtp", "relobralo", "softadapt", "famo"):
     # These weigh by what they observed alone: right at each refresh.
     harness.assert_close(got.weights[::4], plain.weights[::4], 3.0, 1e-5)
 

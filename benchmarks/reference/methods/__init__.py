@@ -2,9 +2,10 @@
 
 A reference is a function `(num_tasks, grads, extra, **kwargs) -> weights`: what
 the method is built with, `grads` [steps, T, P], `extra` a dict of [steps, T],
-and the weights [steps, T] that it applies; all tasks take part. Each lies in a
-file of the method's name; `REFERENCES` maps the name to it, and
-`tests/contract/test_registry.py` says which is missing.
+and the weights [steps, T] that it applies, or the updates [steps, P] of a
+method without weights; all tasks take part. Each lies in a file of the method's
+name; `REFERENCES` maps the name to it, and `tests/contract/test_registry.py`
+says which is missing.
 
 Written from the papers, not from the package: nothing of it is imported. Each
 works on the gradients where it can, and small problems are solved by SciPy or

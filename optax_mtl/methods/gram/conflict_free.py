@@ -1,36 +1,17 @@
 """ConFIG: the direction with equal cosines to all gradients."""
 
-from collections.abc import Callable, Mapping
-from typing import Literal
-
 import jax
-import jax.numpy as jnp
 
 from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
-from optax_mtl.solvers import Certificate, conflict_free_direction
-from optax_mtl.solvers.combined import combined_products
-
-Length = Literal[
-  "projection", "min", "max", "harmonic", "arithmetic", "geometric"
-]
-
-
-def _mean(values: jax.Array, present: jax.Array) -> jax.Array:
-  number = jnp.maximum(jnp.sum(present.astype(values.dtype)), 1)
-  return jnp.sum(jnp.where(present, values, 0.0)) / number
-
-
-#: Name -> function of the norms [T] and which of them count.
-_COMMON_LENGTHS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
-  "min": lambda n, present: jnp.min(jnp.where(present, n, jnp.inf)),
-  "max": lambda n, present: jnp.max(jnp.where(present, n, 0.0)),
-  "harmonic": lambda n, present: 1 / _mean(1 / n, present),
-  "arithmetic": _mean,
-  "geometric": lambda n, present: jnp.exp(_mean(jnp.log(n), present)),
-}
+from optax_mtl.methods._conflict_free import (
+  LENGTHS,
+  Length,
+  conflict_free_weights,
+)
+from optax_mtl.solvers import Certificate
 
 
 @method(
@@ -82,20 +63,9 @@ def conflict_free(
     Informed Neural Networks <https://arxiv.org/abs/2408.11104>`_, ICLR 2025.
   """
   del num_tasks
-  _checks.check_choice("length", length, ("projection", *_COMMON_LENGTHS))
+  _checks.check_choice("length", length, LENGTHS)
 
   def solve(step: Step) -> tuple[jax.Array, Certificate]:
-    gram = step.gram()
-    coefficients, certificate = conflict_free_direction(
-      gram, active=step.active
-    )
-    norms = jnp.sqrt(jnp.diagonal(gram))
-    present = step.active & (norms > 0)
-    along = jnp.where(present, combined_products(gram, coefficients), 0.0)
-    if length != "projection":
-      # Cosines times the common length, where there are cosines.
-      common = _COMMON_LENGTHS[length](jnp.where(present, norms, 1.0), present)
-      along = common * along / jnp.where(present, norms, 1.0)
-    return coefficients * jnp.sum(along), certificate
+    return conflict_free_weights(step.gram(), step.active, length)
 
   return solved(solve)

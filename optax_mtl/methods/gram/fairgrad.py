@@ -67,8 +67,6 @@ def fairgrad(
   """
   del num_tasks
   _checks.check_range("alpha", alpha, 0, open_low=True)
-  if max_norm is not None:
-    _checks.check_range("max_norm", max_norm, 0, open_low=True)
 
   def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()

@@ -2,7 +2,6 @@
 
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl.solvers import Certificate, nash_bargaining
@@ -65,8 +64,6 @@ def nash_mtl(
     <https://arxiv.org/abs/2202.01017>`_, ICML 2022.
   """
   del num_tasks
-  if max_norm is not None:
-    _checks.check_range("max_norm", max_norm, 0, open_low=True)
   return solved(
     lambda step: nash_bargaining(step.gram(), active=step.active),
     max_norm=max_norm,

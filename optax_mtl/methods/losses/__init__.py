@@ -5,9 +5,15 @@ from optax_mtl.methods.losses.dwa import dwa as dwa
 from optax_mtl.methods.losses.equal_weighting import (
   equal_weighting as equal_weighting,
 )
+from optax_mtl.methods.losses.famo import famo as famo
 from optax_mtl.methods.losses.fixed_weighting import (
   fixed_weighting as fixed_weighting,
 )
+from optax_mtl.methods.losses.ntk_weighting import (
+  ntk_weighting as ntk_weighting,
+)
+from optax_mtl.methods.losses.relobralo import relobralo as relobralo
+from optax_mtl.methods.losses.softadapt import softadapt as softadapt
 from optax_mtl.methods.losses.uncertainty_weighting import (
   uncertainty_loss as uncertainty_loss,
 )

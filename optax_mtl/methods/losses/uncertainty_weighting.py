@@ -196,10 +196,9 @@ def uncertainty_weighting(
   if all(map(_checks.is_python_number, bounds)) and low >= high:
     raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
   inner = task_optimizer(optimizer, num_tasks)
-  first = initial_log_vars
-  if not isinstance(first, (Sequence, Mapping)) and jnp.ndim(first) == 0:
-    first = jnp.full((num_tasks,), first, solver_dtype())
-  given = _checks.task_argument(first, num_tasks, "initial_log_vars")
+  given = _checks.number_or_task_argument(
+    initial_log_vars, num_tasks, "initial_log_vars"
+  )
 
   def init() -> UncertaintyWeightingMemory:
     dtype = solver_dtype()

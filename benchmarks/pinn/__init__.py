@@ -1,0 +1,1 @@
+"""Does it matter which method: physics-informed networks."""

@@ -1,0 +1,1 @@
+"""Solutions of the equations, in NumPy and float64, from formulas."""

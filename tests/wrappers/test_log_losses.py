@@ -1,0 +1,83 @@
+"""Training on the logarithms of the losses, as if those were returned."""
+
+import chex
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_mtl
+
+SHARED = {"head": False, "trunk": True}
+PARAMS = {"head": jnp.array([0.5, 2.0]), "trunk": jnp.array([1.0, -1.0, 2.0])}
+
+
+def losses_of(params, x):
+  """Positive, and so are the logarithms of the last two."""
+  trunk, head = params["trunk"], params["head"]
+  return {
+    "a": jnp.exp(-jnp.sum((trunk - x) ** 2)) * (1 + head[0] ** 2),
+    "b": 3 + jnp.sum((trunk + x) ** 2) * head[1] ** 2,
+    "c": 9 + jnp.sum(trunk**4),
+  }
+
+
+def logs_of(params, x):
+  return jax.tree.map(jnp.log, losses_of(params, x))
+
+
+def two_steps(tx, fun, source):
+  """Updates and states of two steps, the second with the losses after one."""
+  x = jnp.array([0.5, 0.25, 1.0])
+  grads_of = optax_mtl.value_and_task_grads(fun, source=source, shared=SHARED)
+  state, outputs = tx.init(PARAMS), []
+  for after in ({}, {"previous_losses": fun(PARAMS, 1.1 * x)}):
+    losses, grads = grads_of(PARAMS, x)
+    updates, state = tx.update(grads, state, PARAMS, losses=losses, **after)
+    outputs.append((updates, state))
+  return outputs
+
+
+@pytest.mark.parametrize(
+  "name, source",
+  [("mgda", "implicit"), ("gradnorm", "stacked"), ("even_fall", "stacked")]
+  + [("graddrop", "stacked"), ("equal_weighting", "implicit")],
+)
+def test_as_if_the_logarithms_were_returned(name, source):
+  """Updates of trunk and heads, weights, and what is learnt from losses."""
+  method = harness.build(name)
+  got = two_steps(optax_mtl.log_losses(method), losses_of, source)
+  want = two_steps(method, logs_of, source)
+  # A quotient before or after sums of a few products.
+  chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loss_that_is_not_positive():
+  """Its gradient is NaN and shows; the wrapper inside drops the task."""
+  grads, params = jnp.eye(3), jnp.zeros(3)
+  losses = jnp.array([2.0, 0.0, -1.0])
+  tx = optax_mtl.log_losses(optax_mtl.equal_weighting(3))
+  for active, want in (
+    (None, [np.nan] * 3),
+    ([True, False, False], [0.5, 0.0, 0.0]),
+  ):
+    updates, _ = tx.update(
+      grads, tx.init(params), params, losses=losses, active=active
+    )
+    np.testing.assert_array_equal(updates, want)
+  tx = optax_mtl.log_losses(
+    optax_mtl.drop_nonfinite(optax_mtl.equal_weighting(3))
+  )
+  updates, state = tx.update(grads, tx.init(params), params, losses=losses)
+  np.testing.assert_array_equal(updates, [0.5, 0.0, 0.0])
+  np.testing.assert_array_equal(state.weights, [1.0, 0.0, 0.0])
+
+
+def test_what_it_needs():
+  tx = optax_mtl.log_losses(harness.build("modo", (0, 1)))
+  grads, state = jnp.eye(2), tx.init(jnp.zeros(2))
+  with pytest.raises(TypeError, match="log_losses needs losses= with every"):
+    tx.update(grads, state, second_grads=grads)
+  with pytest.raises(TypeError, match="does not know those of the second"):
+    tx.update(grads, state, second_grads=grads, losses=jnp.ones(2))
