@@ -22,6 +22,11 @@ def pytest_configure(config):
     "standard_promotion: the test runs code of others (optax, flax) that mixes "
     "dtypes, so strict dtype promotion is off; without the mark it is on.",
   )
+  config.addinivalue_line(
+    "markers",
+    "as_users: the test runs what users see, with JAX's settings as they are "
+    "in a new process: float32, and nothing strict.",
+  )
 
 
 def method_of(nodeid):
@@ -73,6 +78,14 @@ def pytest_sessionfinish(session):
 @pytest.fixture(autouse=True)
 def strict_promotion(request):
   """No silent broadcasting across ranks, no silent change of dtypes."""
+  if request.node.get_closest_marker("as_users"):
+    with (
+      jax.numpy_rank_promotion("allow"),
+      jax.numpy_dtype_promotion("standard"),
+      jax.enable_x64(False),
+    ):
+      yield
+    return
   loose = request.node.get_closest_marker("standard_promotion")
   with (
     jax.numpy_rank_promotion("raise"),

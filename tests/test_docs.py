@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import pytest
@@ -235,8 +236,20 @@ def _python(path):
   return re.findall(r"(?ms)^```python\n(.*?)^```", read(path))
 
 
-def _run(code, root=ROOT):
-  """Runs code in a process of its own: it may register a method."""
+def _run(code):
+  """Runs code as a module of its own, with every warning an error.
+
+  In this process, since a new one imports and compiles everything again. What
+  it registers is gone afterwards.
+  """
+  page = types.ModuleType("page")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(sys.modules, "page", page)
+    exec(compile(code, "page", "exec"), vars(page))
+
+
+def _run_alone(code, root):
+  """Runs code in a process of its own, on the package under `root`."""
   env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
   result = subprocess.run(
     [sys.executable, "-W", "error", "-c", code],
@@ -247,9 +260,9 @@ def _run(code, root=ROOT):
     timeout=300,
   )
   assert result.returncode == 0, result.stderr + result.stdout
-  return result.stdout
 
 
+@pytest.mark.as_users
 def test_training_step():
   """The README's ten lines, and the front page's, with a loss to train."""
   (readme,) = _python(ROOT / "README.md")
@@ -267,6 +280,7 @@ def test_training_step():
   )
 
 
+@pytest.mark.as_users
 def test_getting_started():
   """All of the page's code but the first block, as one program."""
   blocks = _python(ROOT / "docs" / "getting_started.md")
@@ -289,6 +303,7 @@ def test_names_of_tasks():
   assert " ".join(shown.replace("#", "").split()) == str(error.value)
 
 
+@pytest.mark.as_users
 def test_design():
   """What the page invites to run still runs."""
   for block in _python(ROOT / "docs" / "design.md"):
@@ -314,6 +329,7 @@ def _checked(code):
   )
 
 
+@pytest.mark.as_users
 def test_own_methods():
   """All of the page's code as one program, and what it says is printed."""
   code = _checked("\n".join(_python(ROOT / "docs" / "own_methods.md")))
@@ -343,7 +359,7 @@ def test_adding_a_method(tmp_path):
     assert f"`{path.relative_to(tmp_path)}`" in page
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-  _run(
+  _run_alone(
     "import doctest, runpy\n"
     "import jax, numpy as np, jax.numpy as jnp, optax_mtl, pytest\n"
     f"assert optax_mtl.__file__.startswith({str(tmp_path)!r})\n"

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 
@@ -22,6 +23,8 @@ EXPECTED = {
 }
 #: Those that print losses during one training.
 LEARNS = {"eqx", "linen", "sharded"}
+#: Those that set XLA's flags.
+OWN_PROCESS = {"sharded"}
 #: Not an example, but what they train on.
 HELPERS = {"digits"}
 
@@ -30,6 +33,12 @@ def test_all_are_listed():
   """An example that is not run here would rot."""
   files = {path.stem for path in (ROOT / "examples").glob("*.py")}
   assert files == EXPECTED.keys() | HELPERS
+  flags = {
+    name
+    for name in files
+    if "XLA_FLAGS" in (ROOT / f"examples/{name}.py").read_text("utf-8")
+  }
+  assert flags == OWN_PROCESS
 
 
 def losses(output):
@@ -41,11 +50,10 @@ def losses(output):
   return [[float(value) for value in row] for row in rows]
 
 
-@pytest.mark.parametrize("name", EXPECTED)
-def test_example(name):
-  """A process of its own, since XLA's flags are read once; warnings fail."""
+def alone(name):
+  """What the example prints, run in a process of its own."""
   env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-  # The strict settings of the tests do not bind the libraries used here.
+  # As the mark does in this process.
   env = {k: v for k, v in env.items() if not k.startswith("JAX_NUMPY_")}
   result = subprocess.run(
     [sys.executable, "-W", "error", f"examples/{name}.py"],
@@ -56,8 +64,25 @@ def test_example(name):
     timeout=300,
   )
   assert result.returncode == 0, result.stderr
-  assert re.search(EXPECTED[name], result.stdout), result.stdout
+  return result.stdout
+
+
+@pytest.mark.as_users
+@pytest.mark.parametrize("name", EXPECTED)
+def test_example(name, capsys, monkeypatch):
+  """As a script, with every warning an error.
+
+  In this process, since a new one imports and compiles everything again; but
+  XLA's flags are read once.
+  """
+  if name in OWN_PROCESS:
+    output = alone(name)
+  else:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")
+    output = capsys.readouterr().out
+  assert re.search(EXPECTED[name], output), output
   if name in LEARNS:
-    first, *_, last = losses(result.stdout)
+    first, *_, last = losses(output)
     # From ln 10, ln 2 and the variance 1, to well below.
     assert all(b < 0.8 * a for a, b in zip(first, last, strict=True))

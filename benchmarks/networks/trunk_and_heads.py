@@ -209,7 +209,7 @@ def build(
 
   Example:
     >>> from benchmarks.data import datasets
-    >>> problem = build(datasets.load("uncertainty_toy"), widths=(8,))
+    >>> problem = build(datasets.load("digits"))
     >>> params = problem.init(jax.random.key(0))
     >>> problem.evaluate(params, problem.test)["metrics"].shape
     (2,)

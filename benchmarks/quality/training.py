@@ -1,6 +1,7 @@
 """Trains one method on all seeds, and all points of a sweep, in one step."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -123,6 +124,16 @@ def _losses_and_grads(problem: Problem, source: str) -> Callable[..., Any]:
   return at_representation
 
 
+@functools.lru_cache(maxsize=1)
+def _init_and_evaluate(
+  problem: Problem,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """For many networks at once; all methods of a comparison compile these."""
+  # One after another: batched random numbers take longer to compile.
+  init = jax.jit(lambda keys: jax.lax.map(problem.init, keys))
+  return init, jax.jit(jax.vmap(problem.evaluate, in_axes=(0, None)))
+
+
 def train(
   problem: Problem,
   recipe: Recipe,
@@ -160,9 +171,13 @@ def train(
       optax.adam(settings.learning_rate),
     )
 
-  def init(key: jax.Array, point: jax.Array) -> Carry:
-    params = problem.init(key)
-    return params, transformation(point).init(params)
+  def init_carry(params: Any, points: jax.Array) -> Carry:
+    def tile(leaf: jax.Array) -> jax.Array:
+      return jnp.tile(leaf, (num_points,) + (1,) * (leaf.ndim - 1))
+
+    params = jax.tree.map(tile, params)
+    state = jax.vmap(lambda p, point: transformation(point).init(p))
+    return params, state(params, points)
 
   def chunk(
     carry: Carry, point: jax.Array, key: jax.Array, first: jax.Array
@@ -191,12 +206,13 @@ def train(
     carry, seen = jax.lax.scan(step, carry, indices)
     return carry, jax.tree.map(lambda x: jnp.mean(x, axis=0), seen)
 
-  keys = jax.random.split(jax.random.key(0), num_seeds)
-  keys = jnp.tile(keys, num_points)
+  seeds = jax.random.split(jax.random.key(0), num_seeds)
+  keys = jnp.tile(seeds, num_points)
   points = jnp.repeat(
     jnp.asarray(recipe.points, jnp.float32), num_seeds, axis=0
   )
-  carry = jax.jit(jax.vmap(init))(keys, points)
+  init, evaluate = _init_and_evaluate(problem)
+  carry = jax.jit(init_carry)(init(seeds), points)
 
   start = time.perf_counter()
   compiled = (
@@ -212,7 +228,6 @@ def train(
     + memory.temp_size_in_bytes
     - memory.alias_size_in_bytes
   )
-  evaluate = jax.jit(jax.vmap(problem.evaluate, in_axes=(0, None)))
 
   seen: list[Seen] = []
   metrics: list[np.ndarray] = []

@@ -84,8 +84,9 @@ def value_and_task_batch_grads(
     with "implicit", or where a term is absent.
 
   Raises:
-    TypeError: A param or a loss is not floating point, `has_aux` is set and a
-      function returns no pair, or the batches of terms are no dict.
+    TypeError: `fun` is neither a function nor a dict of functions, a param or a
+      loss is not floating point, `has_aux` is set and a function returns no
+      pair, or the batches of terms are no dict.
     ValueError: `chunk_size` is not positive; `in_axes` does not fit the args,
       or is given for terms; the args differ in their number of tasks (from
       `jax.vmap`); `shared` selects no leaf; `source` or `heads` is unknown;
@@ -133,6 +134,11 @@ def value_and_task_batch_grads(
         "take their batches as they are."
       )
     return terms.value_and_grads_of(fun, has_aux, source=source, **facts)
+  if not callable(fun):
+    raise TypeError(
+      "fun must be a function, or a dict of functions by the tasks' names, got "
+      f"{type(fun).__name__}."
+    )
   if source != "stacked":
     raise ValueError(
       "source='implicit' is for a dict of terms; one function for all tasks is "

@@ -221,7 +221,13 @@ def value_and_grads_of(
   heads: Heads,
 ) -> Callable[..., tuple[Any, Any]]:
   """What `value_and_task_batch_grads` returns for a dict of functions."""
-  keys = sorted(functions)
+  try:
+    keys = sorted(functions)
+  except TypeError as error:
+    raise TypeError(
+      "The terms' names must be of one type, so that they can be sorted, got "
+      f"{', '.join(map(repr, functions))}."
+    ) from error
   if not keys:
     raise ValueError("There must be at least one term, got an empty dict.")
   for key in keys:

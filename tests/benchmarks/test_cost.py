@@ -43,6 +43,11 @@ def test_a_regression_is_found(recorded):
   name = "step / mgda, implicit / temp_bytes"
   grown = recorded | {name: 2 * recorded[name] + 8192}
   assert list(counts.regressions(grown, recorded)) == [name]
+  # One more pass: an addition for each entry of eight gradients.
+  name = "update / mgda / flops"
+  entries = sum(leaf.size for leaf in jax.tree.leaves(counts.small_mlp()))
+  grown = recorded | {name: recorded[name] + 8 * entries}
+  assert list(counts.regressions(grown, recorded)) == [name]
 
 
 def test_a_loss_only_method_costs_one_backward_pass(now):

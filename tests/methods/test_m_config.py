@@ -37,7 +37,7 @@ def test_turns():
   Rows with one entry each show whose momentum has moved.
   """
   active = np.ones((8, 3), bool)
-  active[2, 2] = active[3, 0] = False
+  active[2, 2] = active[3, 0] = active[7, 0] = False
   active[5] = False
   updates, states = walk(
     optax_mtl.m_config(3), np.diag([1.0, 2.0, 3.0]), active=active
@@ -57,8 +57,9 @@ def test_turns():
     moved, [False, False, True, False, True, False, True, True]
   )
   close(states.pseudo_step, [0, 0, 1, 1, 2, 2, 3, 4])
-  # An absent task takes no part in the update.
+  # An absent task takes no part in the update, also if it has a momentum.
   assert updates[2][2] == 0 and (updates[2][:2] > 0).all()
+  assert updates[7][0] == 0 and (updates[7][1:] > 0).all()
 
 
 def test_the_trunk_alone():

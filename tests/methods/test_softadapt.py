@@ -73,6 +73,9 @@ def test_sign():
   slopes = np.array([1.0, 0.0, -1.0])
   for beta in (1.0, -1.0, 0.0):
     close(run(losses, beta, order=1).weights[-1], softmax(beta * slopes))
+  # Their sum is zero, that of their magnitudes 2.
+  normalized = run(losses, 1.0, order=1, variant="normalized")
+  close(normalized.weights[-1], softmax(slopes / 2))
 
 
 def test_edges():

@@ -7,7 +7,7 @@ import pytest
 
 from optax_mtl import linalg
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.linalg import cpu
+from optax_mtl.linalg import cpu, stacked
 
 # Every threshold of the CPU path, from just below to just above.
 _TINY = cpu._STACKED
@@ -74,14 +74,15 @@ def test_gram_of_all_leaf_sizes(num_tasks):
 @pytest.mark.parametrize("name", list(_shapes(2)))
 def test_gram_of_one_leaf(name):
   num_tasks = 2
-  # Twice: alone, and next to a leaf that takes the tree over the threshold of
-  # the loop, so that small leaves pass through the CPU path as well.
   shapes = _shapes(num_tasks)
-  for chosen in (
-    {name: shapes[name]},
-    {name: shapes[name], "other": shapes["blocks"]},
-  ):
-    tree = _tree(num_tasks, chosen, seed=1)
+  _check_gram(_tree(num_tasks, {name: shapes[name]}, seed=1), num_tasks)
+  # And next to leaves that take the tree over the threshold of the loop, so
+  # that small leaves pass through the CPU path as well: one on each side of
+  # its thresholds. All are in one tree above.
+  if name in ("empty", "tiny", "tiny+", "direct", "direct+", "blocks-"):
+    others = {"other": shapes["blocks"], "another": shapes["blocks+"]}
+    tree = _tree(num_tasks, {name: shapes[name]} | others, seed=1)
+    assert sum(x.size for x in tree.values()) > stacked._SMALL_TREE
     _check_gram(tree, num_tasks)
 
 

@@ -94,3 +94,11 @@ def test_at_a_representation():
   )
   with pytest.raises(ValueError, match="norm_params= chooses among the params"):
     scaled.gram(True, name="norm_params")
+
+
+def test_terms_that_are_not_there():
+  """They stay away: what comes next asks the gradients."""
+  plain = gradients("stacked")
+  plain.present = (True, False, True)
+  found = ScaledTaskGradients(plain, SCALES).taking_part(None)
+  np.testing.assert_array_equal(found, plain.present)

@@ -5,13 +5,14 @@ attention model.
 """
 
 import functools
+import itertools
 
 import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_networks import NETWORKS, T, head_losses, mlp, network, normal
+from small_networks import NETWORKS, T, head_losses, network
 
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
@@ -57,9 +58,24 @@ def reference(kind):
     return jax.device_get((losses[0] if has_aux else losses, aux, jacobian))
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1, 2, T])
-@pytest.mark.parametrize("source", ["stacked", "implicit"])
-@pytest.mark.parametrize("kind", NETWORKS)
+#: Network, source and chunk size. The code that takes tasks in chunks is one,
+#: whatever the network: the MLP is taken through all of it. Convolutions are
+#: written anew where tasks are taken in turn: one by one, and two at once.
+CHUNKED = [
+  *itertools.product(["mlp"], ["stacked", "implicit"], [None, 1, 2, T]),
+  *[("cnn", "stacked", None), ("cnn", "stacked", 1)],
+  *[("cnn", "implicit", 1), ("cnn", "implicit", 2)],
+  *[("attention", "stacked", None), ("attention", "stacked", 2)],
+  *[("attention", "implicit", None), ("attention", "implicit", 1)],
+]
+
+
+def test_every_network_has_every_source():
+  some = {(kind, source) for kind, source, _ in CHUNKED}
+  assert some == set(itertools.product(NETWORKS, ["stacked", "implicit"]))
+
+
+@pytest.mark.parametrize("kind, source, chunk_size", CHUNKED)
 def test_sources_agree(kind, source, chunk_size):
   params, x, loss_fn, has_aux, _ = network(kind)
   grads_of = optax_mtl.value_and_task_grads(
@@ -102,8 +118,10 @@ def rows_at_representation(kind):
   return np.asarray(rows(params, x), np.float64)
 
 
-@pytest.mark.parametrize("chunk_size", [None, 1])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+  "kind, chunk_size",
+  [("mlp", None), ("mlp", 1), ("cnn", 1), ("attention", None)],
+)
 def test_representation(kind, chunk_size):
   """The Gram matrix at `Z`; the combination is the params' own."""
   params, x, loss_fn, has_aux, (trunk, heads) = network(kind)
@@ -126,60 +144,6 @@ def test_representation(kind, chunk_size):
   size = np.linalg.norm(harness.flat(jacobian, 1), axis=1) @ np.abs(WEIGHTS)
   harness.assert_close(harness.flat(combined, 0), expected, size, 1e-5)
   assert np.asarray(finite).all()
-
-
-@pytest.mark.parametrize("chunk_size", [None, 1, 2])
-def test_task_batches(chunk_size):
-  """Every task its own batch; one argument is shared by all."""
-  params, trunk, _ = mlp()
-  x, target = normal(8, T, 6, 4), normal(9, 6)
-
-  def loss_fn(params, x, head, target):
-    out = trunk(params, x) @ params["heads"][0] + jnp.sum(head)
-    return jnp.mean(jnp.square(out - target)), out
-
-  head = normal(10, T, 2)
-  grads_of = optax_mtl.value_and_task_batch_grads(
-    loss_fn, has_aux=True, in_axes=(0, 0, None), chunk_size=chunk_size
-  )
-  (losses, aux), grads = jax.jit(grads_of)(params, x, head, target)
-  assert aux.shape == (T, 6)
-  one = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-  for t in range(T):
-    (loss, out), grad = one(params, x[t], head[t], target)
-    np.testing.assert_allclose(losses[t], loss, rtol=1e-5)
-    np.testing.assert_allclose(aux[t], out, rtol=1e-4, atol=1e-5)
-    got = harness.flat(jax.tree.map(lambda g, t=t: g[t], grads), 0)
-    want = harness.flat(grad, 0)
-    harness.assert_close(got, want, np.abs(want).max(), 1e-5)
-
-
-@pytest.mark.parametrize("chunk_size", [None, 2])
-def test_task_batches_take_any_axis(chunk_size):
-  """In tuples, within trees of one argument, and counted from the end."""
-
-  def loss_fn(params, batch, scale):
-    return jnp.sum(params * batch["x"]) * scale + jnp.sum(batch["bias"])
-
-  grads_of = optax_mtl.value_and_task_batch_grads(
-    loss_fn, in_axes=({"x": -1, "bias": None}, 0), chunk_size=chunk_size
-  )
-  x, scale = normal(1, 2, T), normal(2, T)
-  losses, grads = grads_of(jnp.ones(2), {"x": x, "bias": jnp.ones(1)}, scale)
-  np.testing.assert_allclose(losses, np.sum(x, 0) * scale + 1, rtol=1e-5)
-  np.testing.assert_allclose(grads, x.T * scale[:, None], rtol=1e-5)
-
-
-def test_task_batches_refuse_axes_that_are_not_there():
-  loss_fn = lambda p, x: jnp.sum(p * x)  # noqa: E731
-  with pytest.raises(ValueError, match="At least one of the args"):
-    optax_mtl.value_and_task_batch_grads(loss_fn, in_axes=None)(
-      jnp.ones(2), jnp.ones(2)
-    )
-  with pytest.raises(ValueError, match="one entry for each of the 1 args"):
-    optax_mtl.value_and_task_batch_grads(loss_fn, in_axes=(0, 0))(
-      jnp.ones(2), jnp.ones((T, 2))
-    )
 
 
 @pytest.mark.parametrize("source", ["stacked", "implicit"])

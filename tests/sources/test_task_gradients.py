@@ -1,4 +1,4 @@
-"""What every source offers a method: names, trunk, heads, masks, complex."""
+"""What every source offers a method: names, trunk, heads, masks."""
 
 import harness
 import jax
@@ -8,11 +8,7 @@ import pytest
 from small_networks import normal
 
 import optax_mtl
-from optax_mtl.sources import (
-  StackedTaskGradients,
-  TaskGradients,
-  as_task_gradients,
-)
+from optax_mtl.sources import TaskGradients, as_task_gradients
 
 T = 3
 PARAMS = {
@@ -155,54 +151,6 @@ def test_a_choice_among_the_trunk(kind):
     grads.gram(lambda params: False, name="norm_params")
 
 
-@pytest.mark.parametrize("kind", ALL)
-def test_one_gradient_and_the_lengths(kind):
-  """Of each task by its number, and the diagonal of the Gram matrix."""
-  want = rows()
-  forms = [source(kind)[1], source(kind)[1].on_trunk(TRUNK)]
-  if kind in KNOW:
-    forms.append(source(kind, shared=TRUNK)[1])
-  for grads in forms:
-
-    @jax.jit
-    def traced(task, grads=grads):
-      return grads.gradient_of(task), grads.squared_norms()
-
-    for task in range(T):
-      got, squares = traced(task)
-      assert_trees_close(got, jax.tree.map(lambda leaf, t=task: leaf[t], want))
-    assert_trees_close(grads.gradient_of(1), jax.tree.map(lambda x: x[1], want))
-    np.testing.assert_allclose(squares, jnp.diagonal(grads.gram()), rtol=1e-5)
-    if kind == "representation":
-      with pytest.raises(ValueError, match="norm_params= chooses"):
-        grads.squared_norms(TRUNK, name="norm_params")
-      continue
-    only_a = {"trunk": {"a": True, "b": False}, "heads": False}
-    got = grads.squared_norms(only_a)
-    np.testing.assert_allclose(got, jnp.diagonal(grads.gram(only_a)), rtol=1e-5)
-  # Out of range: clipped where it is not known, else refused.
-  assert_trees_close(traced(T)[0], jax.tree.map(lambda leaf: leaf[-1], want))
-  for wrong, error, message in (
-    (T, ValueError, r"task must lie in \[0, 2\]"),
-    (-1, ValueError, "got -1"),
-    (1.0, TypeError, "scalar int"),
-    (jnp.arange(2), TypeError, r"int32\[2\]"),
-  ):
-    with pytest.raises(error, match=message):
-      grads.gradient_of(wrong)
-
-
-def test_norms_of_a_step():
-  """Square roots, and 0 where a task is absent, whatever its gradient is."""
-  tree = jnp.array([[3.0, 4.0], [jnp.nan, 1.0], [0.0, 2.0]])
-  for keep, want in (
-    (None, [5.0, jnp.nan, 2.0]),
-    (jnp.array([True, False, True]), [5.0, 0.0, 2.0]),
-  ):
-    step = optax_mtl.Step("a", as_task_gradients(tree, 3), keep, {})
-    np.testing.assert_array_equal(step.norms(), want)
-
-
 def test_the_issues_gram_matrices():
   """A callable counted all leaves, in silence."""
   tree = {
@@ -263,49 +211,6 @@ def test_dicts_are_read_in_the_order_of_sorted_keys():
   np.testing.assert_array_equal(grads.stacked(), [[1.0, 0.0], [0.0, 2.0]])
 
 
-@pytest.mark.parametrize("left", ["tree", "stacked", "implicit"])
-@pytest.mark.parametrize("right", ["tree", "stacked", "implicit"])
-def test_cross_gram(left, right):
-  """Of two batches: row of the first, column of the second."""
-
-  def of(kind, x):
-    if kind == "tree":
-      tree = jax.jacrev(lambda p: jnp.stack(list(losses(p, x).values())))(
-        PARAMS
-      )
-      return StackedTaskGradients(tree, T, shared=trunk_flags())
-    grads_of = optax_mtl.value_and_task_grads(
-      lambda p, x: list(losses(p, x).values()), source=kind, shared=TRUNK
-    )
-    return grads_of(PARAMS, x)[1]
-
-  first, second = of(left, X), of(right, jnp.array([1.5, -0.5]))
-  rows, columns = (
-    harness.flat(grads.stacked()["trunk"], 1) for grads in (first, second)
-  )
-  got = first.cross_gram(second)
-  np.testing.assert_allclose(got, rows @ columns.T, rtol=1e-5)
-
-
-def trunk_flags():
-  return {"trunk": {"a": True, "b": True}, "heads": [False] * 3}
-
-
-def test_cross_gram_refuses_what_does_not_fit():
-  grads = source("implicit", shared=TRUNK)[1]
-  with pytest.raises(ValueError, match="no inner product between batches"):
-    grads.cross_gram(source("representation")[1])
-  with pytest.raises(ValueError, match="the same shared trunk"):
-    grads.cross_gram(source("implicit")[1])
-  with pytest.raises(ValueError, match="the same tasks"):
-    grads.cross_gram(source("tree")[1].on_trunk(TRUNK))
-  other = optax_mtl.value_and_task_grads(
-    lambda p: {f"task {t}": p[t] for t in range(T)}, source="implicit"
-  )(jnp.ones(T))[1]
-  with pytest.raises(ValueError, match="the same params"):
-    grads.cross_gram(other)
-
-
 def test_the_number_of_tasks_is_read_off_the_leaves():
   tree = {"a": jnp.ones((4, 2)), "b": jnp.ones(4)}
   assert as_task_gradients(tree, None).num_tasks == 4
@@ -315,42 +220,6 @@ def test_the_number_of_tasks_is_read_off_the_leaves():
     as_task_gradients({}, None)
   with pytest.raises(ValueError, match=r"leaf \['b'\] .* shape \[3\]"):
     as_task_gradients(tree | {"b": jnp.ones(3)}, None)
-
-
-@pytest.mark.parametrize("kind", ["stacked", "implicit", "task batches"])
-def test_complex_params(kind):
-  """Lengths are those of `jax.grad`: conjugates are not left out."""
-  p = jnp.array([1.0, 0.5 + 0.5j])
-  targets = jnp.array([1j, 2.0])
-
-  def one(p, target):
-    return jnp.sum(jnp.square(jnp.abs(p - target)))
-
-  if kind == "task batches":
-    _, grads = optax_mtl.value_and_task_batch_grads(one)(p, targets)
-  else:
-    _, grads = optax_mtl.value_and_task_grads(
-      lambda p: [one(p, target) for target in targets], source=kind
-    )(p)
-  grads = as_task_gradients(grads, 2, p)
-  rows = np.stack([jax.grad(one)(p, target) for target in targets])
-  want = (rows @ rows.conj().T).real
-  np.testing.assert_allclose(want, [[10.0, -8.0], [-8.0, 14.0]], rtol=1e-5)
-  np.testing.assert_allclose(grads.gram(), want, rtol=1e-5)
-  np.testing.assert_allclose(grads.cross_gram(grads), want, rtol=1e-5)
-  combined = grads.combine(jnp.array([2.0, -1.0]))
-  np.testing.assert_allclose(combined, 2 * rows[0] - rows[1], rtol=1e-5)
-
-
-def test_complex_params_at_a_representation():
-  p = jnp.array([1.0, 0.5 + 0.5j])
-  _, grads = optax_mtl.value_and_representation_grads(
-    lambda p: 2 * p,
-    lambda _, z: [jnp.sum(jnp.square(jnp.abs(z / 2 - t))) for t in (1j, 2.0)],
-  )(p)
-  np.testing.assert_allclose(
-    grads.gram(), [[2.5, -2.0], [-2.0, 3.5]], rtol=1e-5
-  )
 
 
 def heads_of_their_own(width, batch):
@@ -368,7 +237,7 @@ def heads_of_their_own(width, batch):
 
 
 def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
-  """Temp memory of the compiled step, and the same update to the bit."""
+  """Temp memory and FLOPs of the compiled step, with one program for all."""
   params, loss_fn, x = heads_of_their_own(128, 16)
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
   trunk, num_tasks = params["trunk"].nbytes, 8
@@ -378,28 +247,30 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
     def step(params, x):
       _, grads = optax_mtl.value_and_task_grads(loss_fn, **options)(params, x)
       grads = as_task_gradients(grads, num_tasks, params)
-      if not options:
+      if "shared" not in options:
         grads = grads.on_trunk(TRUNK)
       return grads.gram(), grads.combine(weights)
 
     return jax.jit(step).lower(params, x).compile()
 
-  stacked, knows = compiled(), compiled(shared=TRUNK)
+  together = {"chunk_size": num_tasks}
+  stacked, knows = compiled(**together), compiled(shared=TRUNK)
   # T copies of all, against T of the trunk; the update itself is no temporary.
   # Half as much again for the activations and the slack of the allocator.
   assert stacked.memory_analysis().temp_size_in_bytes > num_tasks * size
   bound = 1.5 * num_tasks * trunk + size / 2
   assert knows.memory_analysis().temp_size_in_bytes < bound < 3 * size
   flops = lambda program: program.cost_analysis()["flops"]  # noqa: E731
-  # Products, forward and backward: 9 + T (1 + 2 T) of the stack, 9 + T (1 + T)
-  # and T for the heads of the other, 89 of 145.
-  assert flops(knows) < 0.65 * flops(stacked)
+  # Products, forward and backward: 9 + T (1 + 2 T) of the stack; 9 + 3 T where
+  # each loss is pulled back by itself, 33 of 145.
+  assert flops(knows) < 0.3 * flops(stacked)
   for a, b in zip(
     jax.tree.leaves(stacked(params, x)),
     jax.tree.leaves(knows(params, x)),
     strict=True,
   ):
-    np.testing.assert_array_equal(a, b)
+    # Sums of 128 terms in another order.
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])

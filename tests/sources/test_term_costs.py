@@ -83,9 +83,10 @@ def test_one_term_of_several_costs_one_term():
 
 def test_pairs_of_gradients_are_all_that_is_held():
   """Temp memory of the Gram matrix at T = 16, in the params' size."""
-  size = 1 << 16
+  width = 256
   terms = {
-    f"{t}": lambda p, x, t=t: jnp.sum(p * x) ** (t + 1) for t in range(16)
+    f"{t}": lambda p, x, t=t: jnp.mean(jnp.square(x @ p) * (t + 1))
+    for t in range(16)
   }
 
   def gram(source, params, batches):
@@ -96,9 +97,10 @@ def test_pairs_of_gradients_are_all_that_is_held():
 
   def memory(source):
     run = jax.jit(functools.partial(gram, source))
-    like = jax.ShapeDtypeStruct((size,), jnp.float32)
-    program = run.lower(like, dict.fromkeys(terms, like)).compile()
-    return program.memory_analysis().temp_size_in_bytes / (4 * size)
+    params = jax.ShapeDtypeStruct((width, width), jnp.float32)
+    batch = jax.ShapeDtypeStruct((2, width), jnp.float32)
+    program = run.lower(params, dict.fromkeys(terms, batch)).compile()
+    return program.memory_analysis().temp_size_in_bytes / (4 * width**2)
 
   # Two gradients, and what the loops and the branch carry, whatever T.
   assert memory("implicit") < 8 < 16 <= memory("stacked")
