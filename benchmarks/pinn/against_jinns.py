@@ -1,7 +1,7 @@
 """The weights of jinns and ours, on one problem, in jinns' own loop.
 
-`u'' = f` on [0, 1] with `u = sin(4πx)`, zero at both ends; a tanh network of two
-layers of 32, 64 fresh points a step, Adam. Every row is one call of
+`u'' = f` on [0, 1] with `u = sin(4πx)`, zero at both ends; a tanh network of
+two layers of 32, 64 fresh points a step, Adam. Every row is one call of
 `jinns.solve`, compiled once for all seeds: what differs is who makes the
 weights. Ours come in by `optax_mtl.from_extra_arg`, without a change to jinns.
 
