@@ -64,7 +64,8 @@ def train(method):
   value_and_grads = optax_mtl.value_and_task_batch_grads(make_losses(static))
 
   @jax.jit
-  def train_step(params, opt_state, key):
+  def train_step(params, opt_state, step):
+    key = jax.random.fold_in(jax.random.key(1), step)
     batches = {
       "residual": (jax.random.uniform(key, (64,)),),
       "boundary": (jnp.array([0.0, 1.0]),),
@@ -74,8 +75,8 @@ def train(method):
     return eqx.apply_updates(params, updates), opt_state
 
   opt_state = tx.init(params)
-  for key in jax.random.split(jax.random.key(1), NUM_STEPS):
-    params, opt_state = train_step(params, opt_state, key)
+  for step in range(NUM_STEPS):
+    params, opt_state = train_step(params, opt_state, step)
   x = jnp.linspace(0, 1, 201)
   found = jax.vmap(eqx.combine(params, static))(4 * x[:, None] - 2)[:, 0]
   error = jnp.linalg.norm(found - solution(x))

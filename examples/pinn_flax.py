@@ -51,7 +51,8 @@ def boundary(params, points):
 
 
 @jax.jit
-def train_step(state, key):
+def train_step(state):
+  key = jax.random.fold_in(jax.random.key(1), state.step)
   value_and_grads = optax_mtl.value_and_task_batch_grads(
     {"residual": residual, "boundary": boundary}
   )
@@ -71,8 +72,9 @@ def train(method):
     params=NETWORK.init(jax.random.key(0), jnp.zeros(1)),
     tx=optax.chain(method, optax.adam(rate)),
   )
-  for key in jax.random.split(jax.random.key(1), NUM_STEPS):
-    state, _ = train_step(state, key)
+  for _ in range(NUM_STEPS):
+    state, losses = train_step(state)
+  print({name: f"{loss:.2g}" for name, loss in losses.items()})
   x = jnp.linspace(0, 1, 201)
   error = state.apply_fn(state.params, x) - solution(x)
   return jnp.linalg.norm(error) / jnp.linalg.norm(solution(x))
