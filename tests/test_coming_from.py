@@ -112,7 +112,7 @@ def test_jinns(monkeypatch):
   tx = code.optimizer(method, optax.sgd(1.0))
   summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), grads)
   updates, state = tx.update(
-    summed, tx.init(params), params, grads=grads, losses=losses
+    summed, tx.init(params), params, task_grads=grads, losses=losses
   )
   np.testing.assert_allclose(updates.nn_params, [-3.5, -3.5], rtol=1e-6)
   weights = optax.tree.get(state, "weights")

@@ -163,11 +163,12 @@ def compiled(row: Row, steps: int) -> Callable[[int], tuple[float, float]]:
 
   network, params = _network(0)
   loss = _loss(network, params, row.theirs)
-  rate = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+  tx = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
   extra: dict[str, Any] | None = None
   if row.ours is not None:
-    rate = optax_mtl.from_extra_arg(optax.chain(row.ours, rate))
-    extra = {"grads": get_task_gradients, "losses": get_losses}
+    # Not "grads": jinns passes on the extra args beside one of that name.
+    tx = optax_mtl.from_extra_arg(optax.chain(row.ours, tx), "task_grads")
+    extra = {"task_grads": get_task_gradients, "losses": get_losses}
 
   @jax.jit
   def run(params: Any, data: Any, key: jax.Array) -> jax.Array:
@@ -176,7 +177,7 @@ def compiled(row: Row, steps: int) -> Callable[[int], tuple[float, float]]:
       init_params=params,
       data=data,
       loss=loss,
-      optimizer=rate,
+      optimizer=tx,
       extra_optax_args_and_kwargs=extra,
       verbose=False,
       ahead_of_time=False,
