@@ -1,9 +1,9 @@
 """A physics-informed network from start to end, in plain JAX.
 
-`u'' = f` on [0, 1], with `u` given at both ends. The equation's residual has
-two derivatives, and so has its gradient: it is a hundred times longer than the
-boundary's. With equal weights Adam follows the equation, which any straight
-line added to the solution solves as well, and the ends stay where they are.
+`u'' = f` on [0, 1], with `u` given at both ends. The equation's residual takes
+two derivatives of a wave, so its gradient is some four hundred times as long as
+the boundary's. With equal weights Adam follows the equation, which the solution
+plus any straight line solves as well, and the ends stay where they are.
 """
 
 import jax

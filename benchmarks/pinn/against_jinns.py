@@ -33,8 +33,7 @@ from benchmarks.common import options, output
 _MISSING = (
   "jinns is not installed. To compare with it: pip install -e '.[bench,jinns]'."
 )
-#: The wave's number over pi: at 4 the residual's gradient is some hundred times
-#: as long as the boundary's.
+#: The residual's gradient is some hundred times as long as the boundary's.
 _WAVE = 4 * np.pi
 
 
@@ -55,6 +54,7 @@ def rows() -> dict[str, Row]:
   """Label -> row. Theirs first; equal weights from both sides show the cost."""
   # The order of the rows is that of jinns' fields, not of sorted names.
   residual = 0
+  jaxpi = optax_mtl.norm_balance(2, **optax_mtl.NORM_BALANCE_SETTINGS["jaxpi"])
   return {
     "jinns: none": Row(),
     "jinns: soft_adapt": Row("soft_adapt"),
@@ -67,6 +67,9 @@ def rows() -> dict[str, Row]:
     "relobralo": Row(ours=optax_mtl.relobralo(2)),
     "log_losses": Row(ours=optax_mtl.log_losses(optax_mtl.equal_weighting(2))),
     "norm_balance": Row(ours=optax_mtl.norm_balance(2)),
+    "norm_balance, jaxpi's": Row(
+      ours=optax_mtl.refresh_every(jaxpi, 100, first=1)
+    ),
     "mgda, normalize='l2'": Row(ours=optax_mtl.mgda(2, normalize="l2")),
     "conflict_free": Row(ours=optax_mtl.conflict_free(2)),
   }
