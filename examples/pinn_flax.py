@@ -74,7 +74,7 @@ def train(method):
   )
   for _ in range(NUM_STEPS):
     state, losses = train_step(state)
-  print({name: f"{loss:.2g}" for name, loss in losses.items()})
+  print("last losses:", {k: f"{loss:.2g}" for k, loss in losses.items()})
   x = jnp.linspace(0, 1, 201)
   error = state.apply_fn(state.params, x) - solution(x)
   return jnp.linalg.norm(error) / jnp.linalg.norm(solution(x))
