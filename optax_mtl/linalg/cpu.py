@@ -14,7 +14,8 @@ takes 2. Everything is well once the operands sit in the cache, so:
 * leaves that fit in the cache are multiplied directly, and tiny ones are first
   stacked, those of one width, a bounded number of columns at a time.
 
-The accumulators also make the result more accurate than one long sum.
+The accumulators also make the result more accurate than one long sum. The
+diagonal alone is summed in the same way, which writes no squares down.
 """
 
 import functools
@@ -50,31 +51,10 @@ _STACKED = 4096
 _GROUP = 1 << 16
 
 
-# Sums of squares are kept in so many lanes, which vectorizes; each lane adds up
-# a thousandth of the entries, which keeps the sum accurate.
+# Columns of a block whose squares are summed: of ten tasks it stays in the
+# cache. They are summed in so many lanes, which vectorizes.
+_SQUARED = 1 << 14
 _LANES = 1 << 10
-
-
-def squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
-  """Sums of squares of each task's entries, leaves whole on one device.
-
-  Args:
-    *leaves: Arrays `[T, *shape]`, floating or complex.
-    num_tasks: The number of tasks T.
-
-  Returns:
-    `[T]` of `solver_dtype()`.
-  """
-  total = jnp.zeros((num_tasks,), solver_dtype())
-  for leaf in leaves:
-    rows = leaf.reshape(num_tasks, leaf.size // num_tasks)
-    whole = rows.shape[1] // _LANES * _LANES
-    for part in real_parts(rows):
-      entries = jnp.square(part.astype(solver_dtype()))
-      lanes = entries[:, :whole].reshape(num_tasks, whole // _LANES, _LANES)
-      total = total + jnp.sum(jnp.sum(lanes, 1), 1)
-      total = total + jnp.sum(entries[:, whole:], 1)
-  return total
 
 
 def block_columns(num_tasks: int, total: int) -> int:
@@ -148,21 +128,14 @@ def _read(
   return part(piece).astype(solver_dtype())
 
 
-def _loop(
-  sources: Sequence[_Source],
-  num_tasks: int,
-  columns: int,
-  axes: frozenset[str],
-) -> jax.Array:
-  """Gram matrix of the sources' whole blocks, `(rows [T, P], part)` each."""
+def _blocks(
+  sources: Sequence[_Source], num_tasks: int, columns: int
+) -> tuple[_Which, Callable[[_Which], jax.Array]]:
+  """The numbers of all whole blocks of the sources, and how to read one."""
   counts = [rows.shape[1] // columns for rows, _ in sources]
   # Block b of the loop is block `number[b]` of the leaf `leaf[b]`.
   leaf = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
   number = np.concatenate([np.arange(n, dtype=np.int32) for n in counts])
-  by_pairs = num_tasks <= _PAIRS
-  pairs = [(i, j) for i in range(num_tasks) for j in range(i + 1)]
-  lanes = columns // _SLICES
-  dtype = solver_dtype()
 
   def reader(source: _Source) -> Callable[[jax.Array], jax.Array]:
     return lambda n: _read(source, 0, n * columns, (num_tasks, columns))
@@ -174,8 +147,38 @@ def _loop(
       return readers[0](number)
     return jax.lax.switch(leaf, readers, number)
 
-  def multiply(total: jax.Array, which: _Which) -> tuple[jax.Array, None]:
-    return total + _product(block(which)), None
+  return (jnp.asarray(leaf), jnp.asarray(number)), block
+
+
+def _sum_over(
+  sources: Sequence[_Source],
+  num_tasks: int,
+  columns: int,
+  axes: frozenset[str],
+  fun: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+  """The sum of a function of the sources' whole blocks, each [T, columns]."""
+  numbers, block = _blocks(sources, num_tasks, columns)
+
+  def add(total: jax.Array, which: _Which) -> tuple[jax.Array, None]:
+    return total + fun(block(which)), None
+
+  like = jax.ShapeDtypeStruct((num_tasks, columns), solver_dtype())
+  zeros = jnp.zeros(jax.eval_shape(fun, like).shape, solver_dtype())
+  return jax.lax.scan(add, _jax_internals.vary(zeros, axes), numbers)[0]
+
+
+def _sum_of_pairs(
+  sources: Sequence[_Source],
+  num_tasks: int,
+  columns: int,
+  axes: frozenset[str],
+) -> jax.Array:
+  """Gram matrix of the sources' whole blocks, pair by pair, for few tasks."""
+  numbers, block = _blocks(sources, num_tasks, columns)
+  pairs = [(i, j) for i in range(num_tasks) for j in range(i + 1)]
+  lanes = columns // _SLICES
+  dtype = solver_dtype()
 
   def multiply_pairs(
     total: tuple[jax.Array, ...], which: _Which
@@ -196,18 +199,44 @@ def _loop(
       sums.append(old + functools.reduce(jnp.add, terms))
     return tuple(sums), None
 
-  blocks = (jnp.asarray(leaf), jnp.asarray(number))
-  if not by_pairs:
-    zeros = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
-    return jax.lax.scan(multiply, zeros, blocks)[0]
   zeros = tuple(
     _jax_internals.vary(jnp.zeros((1, lanes), dtype), axes) for _ in pairs
   )
-  total, _ = jax.lax.scan(multiply_pairs, zeros, blocks)
+  total, _ = jax.lax.scan(multiply_pairs, zeros, numbers)
   result = _jax_internals.vary(jnp.zeros((num_tasks, num_tasks), dtype), axes)
   for (i, j), entry in zip(pairs, total, strict=True):
     result = result.at[i, j].set(jnp.sum(entry))
   return result
+
+
+def _groups(large: Sequence[_Source], columns: int) -> list[list[_Source]]:
+  """Which sources share a loop.
+
+  A few very large leaves are worth a loop and its compile time each: it reads
+  them in place, where a switch between leaves copies the block.
+  """
+  own = [x for x in large if x[0].shape[1] >= _OWN_LOOP * columns]
+  if len(own) > _MAX_LOOPS:
+    own = []
+  rest = [x for x in large if not any(x is y for y in own)]
+  return [[x] for x in own] + ([rest] if rest else [])
+
+
+def _sources(rows: jax.Array) -> list[_Source]:
+  """The rows as real sources: one, or two of complex rows."""
+  if jnp.issubdtype(rows.dtype, jnp.complexfloating):
+    return [(rows, jnp.real), (rows, jnp.imag)]
+  return [(rows, lambda x: x)]
+
+
+def _flat(
+  leaves: Sequence[jax.Array], num_tasks: int
+) -> tuple[list[jax.Array], frozenset[str]]:
+  """The leaves as rows [T, P] over the same axes of a mesh, and these axes."""
+  axes = frozenset().union(*map(_jax_internals.varying_axes, leaves))
+  # Free: on one device the leaf is contiguous.
+  rows = [leaf.reshape(num_tasks, leaf.size // num_tasks) for leaf in leaves]
+  return [_jax_internals.vary(x, axes) for x in rows], axes
 
 
 def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
@@ -221,22 +250,18 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
     `[T, T]` of `solver_dtype()`; entries above the diagonal are not to be
     used.
   """
-  sizes = [leaf.size // num_tasks for leaf in leaves]
-  columns = block_columns(num_tasks, sum(sizes))
+  flat, axes = _flat(leaves, num_tasks)
+  columns = block_columns(num_tasks, sum(rows.shape[1] for rows in flat))
   direct = direct_columns(num_tasks)
-  axes = frozenset().union(*map(_jax_internals.varying_axes, leaves))
   zeros = jnp.zeros((num_tasks, num_tasks), solver_dtype())
   total = _jax_internals.vary(zeros, axes)
-  large, tiny = [], []
-  for leaf, size in zip(leaves, sizes, strict=True):
-    # Free: on one device the leaf is contiguous.
-    rows = _jax_internals.vary(leaf.reshape(num_tasks, size), axes)
+  large: list[_Source] = []
+  tiny: list[jax.Array] = []
+  for rows in flat:
+    size = rows.shape[1]
     whole = size // columns * columns if size > direct else 0
     if whole:
-      if jnp.issubdtype(rows.dtype, jnp.complexfloating):
-        large += [(rows, jnp.real), (rows, jnp.imag)]
-      else:
-        large.append((rows, lambda x: x))
+      large += _sources(rows)
     if whole == size:
       continue
     for rest in real_parts(rows[:, whole:]):
@@ -246,12 +271,54 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
         total = total + _product(rest)
   for stack in _stacks(tiny):
     total = total + _product(stack)
-  # A few very large leaves are worth a loop and its compile time each: it
-  # reads them in place, where a switch between leaves copies the block.
-  own = [x for x in large if x[0].shape[1] >= _OWN_LOOP * columns]
-  if num_tasks > _PAIRS or len(own) > _MAX_LOOPS:
-    own = []
-  rest = [x for x in large if not any(x is y for y in own)]
-  for sources in [[x] for x in own] + ([rest] if rest else []):
-    total = total + _loop(sources, num_tasks, columns, axes)
+  if num_tasks > _PAIRS:
+    if large:
+      total += _sum_over(large, num_tasks, columns, axes, _product)
+    return total
+  for sources in _groups(large, columns):
+    total += _sum_of_pairs(sources, num_tasks, columns, axes)
+  return total
+
+
+def _squares(rows: jax.Array) -> jax.Array:
+  """Sums of squares `[T]` of rows `[T, columns]`, without writing them down."""
+  return jax.lax.dot_general(
+    rows,
+    rows,
+    (((1,), (1,)), ((0,), (0,))),
+    precision="highest",
+    preferred_element_type=solver_dtype(),
+  )
+
+
+def _squares_in_lanes(block: jax.Array) -> jax.Array:
+  """Sums of squares `[T, lanes]` of a block `[T, columns]`."""
+  num_tasks, columns = block.shape
+  lanes = block.reshape(num_tasks, columns // _LANES, _LANES)
+  return jnp.sum(jnp.square(lanes), axis=1)
+
+
+def squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
+  """Sums of squares of each task's entries, leaves whole on one device.
+
+  Args:
+    *leaves: Arrays `[T, *shape]`, floating or complex.
+    num_tasks: The number of tasks T.
+
+  Returns:
+    `[T]` of `solver_dtype()`.
+  """
+  flat, axes = _flat(leaves, num_tasks)
+  total = _jax_internals.vary(jnp.zeros((num_tasks,), solver_dtype()), axes)
+  large: list[_Source] = []
+  for rows in flat:
+    whole = rows.shape[1] // _SQUARED * _SQUARED
+    if whole:
+      large += _sources(rows)
+    if whole < rows.shape[1]:
+      for rest in real_parts(rows[:, whole:]):
+        total = total + _squares(rest.astype(solver_dtype()))
+  for sources in _groups(large, _SQUARED):
+    lanes = _sum_over(sources, num_tasks, _SQUARED, axes, _squares_in_lanes)
+    total = total + jnp.sum(lanes, axis=1)
   return total

@@ -318,7 +318,7 @@ def test_what_terms_refuse():
     ),
     (lambda: call({"a": 1.0}), TypeError, "the term 'a' is a float, and no"),
     (lambda: call([pde, decay]), TypeError, "a dict of functions .* got list"),
-    (lambda: call({0: pde, "a": pde}), TypeError, "of one type .* got 0, 'a'"),
+    (lambda: call({0: pde, "a": pde}), TypeError, "one type, .* got 0, 'a'"),
   ):
     with pytest.raises(error, match=message):
       ask()
