@@ -79,6 +79,11 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   "loss_weights": _row("fixed_weighting(T, weights)", "DeepXDE, jinns"),
   "nash": _row("nash_mtl(T)", "nash-mtl"),
   "ntk": _row("ntk_weighting(T)", "jaxpi, PhysicsNeMo"),
+  "prior_loss": _row("log_losses(equal_weighting(T))", "jinns"),
+  "soft_adapt": (
+    Alias("softadapt(T)", "SoftAdapt"),
+    Alias("dwa(T, 1.0, steps_per_epoch=1)", "jinns"),
+  ),
   "uncertainty": _row("uncertainty_weighting(T)", "many"),
 }
 

@@ -18,6 +18,9 @@ EXPECTED = {
   "linen": r"BatchNorm's running means",
   "nnx": r"implicit source",
   "pareto_front": r"Pareto MTL: hypervolume 0\.29",
+  "pinn": r"equal weights / inverse norms: [1-9]\d",
+  "pinn_eqx": r"equal weights / inverse norms: [1-9]\d",
+  "pinn_flax": r"equal weights / inverse norms: [1-9]\d",
   "sharded": r"collectives of the method: \{'all-reduce': 1\}",
   "sweep": r"0\.95 0\.05 .* digit",
 }

@@ -225,8 +225,8 @@ def norm_balance(
   added to a norm, so all is relative. Where the reference itself is zero or
   absent, all ratios are 1. An absent task keeps its average.
 
-  Where the projects' code does something else: jaxpi adds 1e-5 of the mean to
-  each norm (older versions nothing, and divide by zero), and averages the
+  Where the projects' code does something else: jaxpi's `main` divides by a zero
+  norm, some of its branches add 1e-5 of the mean to each; and it averages the
   weights of several devices instead of their gradients. EnCodec averages the
   norms of the items of a batch (`per_batch_item`), where here the norm is that
   of the whole batch, so its setting is `per_batch_item=False`; its fractions
