@@ -68,6 +68,11 @@ def famo(
   of another batch; with full batches that is the same, and with small ones `ξ`
   follows the noise between batches.
 
+  The weights are those of a descent of log-losses, which is unbounded below
+  where one loss can reach zero by itself, as the boundary condition of an
+  equation can. A larger `eps` bounds the weights there: no task is then
+  weighed as if its loss were below it.
+
   A task learns in an update if it takes part in it and took part in the last
   one; without `previous_losses`, if it ever did. A loss below its minimum
   counts as at it, and one that is not finite teaches nothing.

@@ -149,6 +149,14 @@ def uncertainty_weighting(
   trained, so that `c` is never zero; their code trains `c` itself, whose
   optimum is the same.
 
+  Once `s` has settled the network descends `Σ log L_i`, up to factors. That is
+  unbounded below where one loss can reach zero by itself: its weight then
+  grows to the bound while the others stand still. The conditions of a partial
+  differential equation are such losses, all zero at a trivial solution. Where
+  losses are exact at their minimum, give them a floor (`L_i + c`, which bounds
+  the weight by `1 / (2c)`), tighter `bounds=`, or use a method that reads the
+  gradients.
+
   A loss of zero drives `s` to the lower bound. A negative loss makes the
   objective unbounded below: that task's `s` stands still. An absent task drops
   both of its terms.
