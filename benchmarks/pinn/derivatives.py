@@ -65,10 +65,10 @@ def second(
 
   Example:
     >>> for mode in ("jet", "forward", "reverse"):
-    ...   print(*second(lambda p: p[:, 0] ** 3, jnp.array([[2.0]]), 0, mode))
-    [8.] [12.] [12.]
-    [8.] [12.] [12.]
-    [8.] [12.] [12.]
+    ...   print(*second(lambda p: p[:, 0] * p[:, 0], jnp.array([[2.0]]), 0, mode))
+    [4.] [4.] [2.]
+    [4.] [4.] [2.]
+    [4.] [4.] [2.]
   """
   mode = MODE if mode is None else mode
   tangent = _unit(points, axis)
