@@ -139,3 +139,17 @@ def test_arguments():
   ):
     with pytest.raises(ValueError, match=message):
       optax_mtl.lr_annealing(2, **arguments)
+
+
+def test_leaves_of_one_shape_count_like_one_large():
+  """They are copied next to each other first."""
+  grads = np.random.default_rng(0).standard_normal((2, 24)).astype(np.float32)
+  apart = {str(i): grads[:, 8 * i : 8 * i + 8] for i in range(3)}
+  for statistic in ("max_mean", "mean", "std"):
+    tx = optax_mtl.lr_annealing(2, statistic=statistic)
+    weights = [
+      tx.update(tree, tx.init(jax.tree.map(lambda x: x[0], tree)))[1].weights
+      for tree in (grads, apart)
+    ]
+    # A mean of 24 entries, summed in another order.
+    np.testing.assert_allclose(*weights, rtol=24 * np.finfo(np.float32).eps)
