@@ -1,5 +1,6 @@
 """One task that the others are measured by: an argument, by index or name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -7,6 +8,11 @@ import jax.numpy as jnp
 
 from optax_mtl import _checks
 from optax_mtl._step import Step
+
+
+def row_of_task_0(tasks: Sequence[int]) -> int:
+  """Its row among these task numbers, for a method's example; 0 without it."""
+  return list(tasks).index(0) if 0 in tasks else 0
 
 
 def check_reference_task(value: Any, num_tasks: int, argument: str) -> None:

@@ -15,6 +15,7 @@ from optax_mtl.methods._reference_task import (
   all_but,
   check_reference_task,
   reference_task,
+  row_of_task_0,
 )
 from optax_mtl.sources import masks
 
@@ -42,7 +43,7 @@ def _dot(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
   "with an EMA, ICML 2024",
   url="https://arxiv.org/abs/2402.02998",
   weights_sum="none",
-  example=lambda tasks: {"main": list(tasks).index(0) if 0 in tasks else 0},
+  example=lambda tasks: {"main": row_of_task_0(tasks)},
   claims=["scale_equivariant"],
 )
 def bloop(

@@ -14,6 +14,7 @@ from optax_mtl.methods._reference_task import (
   all_but,
   check_reference_task,
   reference_task,
+  row_of_task_0,
 )
 from optax_mtl.methods.gram._entry_statistics import Statistic, entry_statistics
 
@@ -54,9 +55,7 @@ def _mean_with(
   "Networks, IJCAI 2025",
   url="https://arxiv.org/abs/2505.11117",
   weights_sum="free",
-  example=lambda tasks: {
-    "reference": list(tasks).index(0) if 0 in tasks else 0
-  },
+  example=lambda tasks: {"reference": row_of_task_0(tasks)},
   claims=["positive_weights", "scale_equivariant"],
 )
 def db_pinn(

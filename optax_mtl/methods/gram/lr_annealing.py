@@ -15,6 +15,7 @@ from optax_mtl.methods._reference_task import (
   all_but,
   check_reference_task,
   reference_task,
+  row_of_task_0,
 )
 from optax_mtl.methods.gram._entry_statistics import entry_statistics
 
@@ -34,9 +35,7 @@ class LrAnnealingMemory(NamedTuple):
   "Pathologies in Physics-Informed Neural Networks, SISC 2021",
   url="https://arxiv.org/abs/2001.04536",
   weights_sum="free",
-  example=lambda tasks: {
-    "reference": list(tasks).index(0) if 0 in tasks else 0
-  },
+  example=lambda tasks: {"reference": row_of_task_0(tasks)},
   claims=["positive_weights", "scale_equivariant"],
 )
 def lr_annealing(
