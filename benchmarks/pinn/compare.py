@@ -39,6 +39,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help="comma-separated names; equal weights are always there",
   )
   add("--steps", type=int, default=0, help="0: the problem's own number")
+  add("--rate", type=float, default=0.0, help="0: the problem's own")
   add("--seeds", type=int, default=5, help="networks a method")
   add("--fresh", action="store_true", help="forget what is done")
   add(
@@ -49,8 +50,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--markdown", action="store_true", help="print the tables for the docs")
   options.add_out(parser, "pinn")
   args = parser.parse_args(argv)
-  if args.seeds < 1 or args.steps < 0:
-    parser.error("--seeds must be at least 1, and --steps not negative")
+  if args.seeds < 1 or args.steps < 0 or args.rate < 0:
+    parser.error("--seeds must be at least 1, --steps and --rate not negative")
   return args
 
 
@@ -178,6 +179,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = _parse(argv)
   console = output.new_console(160)
   problem = PROBLEMS[args.problem]()
+  if args.rate:
+    rate = optax.constant_schedule(args.rate)
+    problem = dataclasses.replace(problem, rate=rate)
   labels = recipes.labels()
   if args.methods != ["all"]:
     unknown = sorted(set(args.methods) - set(labels))
@@ -189,7 +193,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
   settings = new_settings(problem, args.steps or problem.steps, args.seeds)
   path = args.out / f"pinn_{problem.name}_runs.json"
-  key = {"problem": problem.name, "steps": settings.steps, "seeds": args.seeds}
+  key = {
+    "problem": problem.name,
+    "steps": settings.steps,
+    "seeds": args.seeds,
+    "rate": args.rate,
+  }
 
   def keep(runs: Mapping[str, Run]) -> None:
     data = {

@@ -63,25 +63,25 @@ def _terms(inside: int, start: int, wall: int) -> dict[str, Term]:
   }
 
 
-def burgers() -> Problem:
+def burgers_published() -> Problem:
   """`u_t + u u_x = ν u_xx` with ν = .01/π, from `-sin(πx)`, zero at the walls.
 
-  The setting of ConFIG's notebook (Liu, Chu & Thuerey 2024), where it is a
-  network of five tanh layers of 50 on plain inputs, 2000 points inside and 50
-  on each of the conditions.
+  The setting of ConFIG's notebook (Liu, Chu & Thuerey 2024): a network of five
+  tanh layers of 50 on plain inputs, 2000 points inside and 50 on each of the
+  conditions, 5000 steps. M-ConFIG has a rate of 5e-4 there, all others 1e-4.
   """
   times, places = np.linspace(0, 1, 100), np.linspace(-1, 1, 256)
   points = grid(times, places)
   return Problem(
-    name="burgers",
-    terms=_terms(256, 50, 50),
+    name="burgers_published",
+    terms=_terms(2000, 50, 50),
     init=network.init([2, 50, 50, 50, 50, 50, 1]),
     predict=network.apply,
     points=points,
     solution=solution(points[:, 0], points[:, 1]),
     axes={"t": times, "x": places},
-    rate=optax.constant_schedule(1e-3),
-    steps=3000,
+    rate=optax.constant_schedule(1e-4),
+    steps=5000,
     # Their figures are mean squares, .03095, .006382 and .001862; the mean
     # square of the solution on this grid is .37545.
     published=tuple(
@@ -92,6 +92,17 @@ def burgers() -> Problem:
         ("m_config", "7.04 %", "a rate of 5e-4"),
       )
     ),
+  )
+
+
+def burgers() -> Problem:
+  """The same in a tenth of the time, for a table of all methods."""
+  return dataclasses.replace(
+    burgers_published(),
+    name="burgers",
+    terms=_terms(256, 50, 50),
+    rate=optax.constant_schedule(1e-3),
+    steps=3000,
     scaled="256 points inside instead of 2000, 3000 steps instead of 5000, "
     "Adam with 1e-3 instead of 1e-4",
   )
