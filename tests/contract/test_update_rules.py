@@ -117,11 +117,11 @@ def test_a_nan_gradient_shows(name):
   assert np.isnan(run.updates[step]).all()
 
 
-@every_method
+@pytest.mark.parametrize(
+  "name", harness.claiming("scale_equivariant", harness.UPDATING)
+)
 def test_scale_equivariant(name):
   """The draws do not depend on the scale, which is a power of two."""
-  if "scale_equivariant" not in harness.claims(name):
-    pytest.skip("not claimed")
   runs = harness.case_runs(name)
   for e in harness.EXPONENTS:
     scaled = runs[f"scale {e}"].updates / 2.0**e

@@ -173,11 +173,11 @@ def test_a_nan_gradient_shows(name):
   assert np.isnan(run.updates[step]).all()
 
 
-@every_method
+@pytest.mark.parametrize(
+  "name", harness.claiming("scale_equivariant", harness.WEIGHING)
+)
 def test_scale_equivariant_exactly(name):
   """Powers of two scale without rounding: only an absolute constant shows."""
-  if "scale_equivariant" not in harness.claims(name):
-    pytest.skip("not claimed")
   runs = harness.case_runs(name)
   base = runs["base"].updates
   for e in harness.EXPONENTS:
@@ -197,10 +197,11 @@ def permuted_in_float64(name):
   return data, run
 
 
-@every_method
+# Of a random method the order of the draws is not permuted.
+@pytest.mark.parametrize(
+  "name", [n for n in harness.WEIGHING if not harness.is_random(n)]
+)
 def test_permuting_the_tasks_permutes_the_weights(name):
-  if harness.is_random(name):
-    pytest.skip("the order of the draws is not permuted")
   runs, order = harness.case_runs(name), harness.ORDER
   pairs = [(runs["another"], permuted_in_float64(name)[1])]
   if "permutation_equivariant" in harness.claims(name):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_USERS
 from one_step import close, step
 
 import optax_mtl
@@ -116,7 +117,9 @@ def test_memory_of_one_chunk():
       {"a": residual}, params, {"a": batch}, chunk_size=4
     )
 
-  compiled = jax.jit(trace).lower(jnp.ones(1000), jnp.ones(400)).compile()
+  compiled = (
+    jax.jit(trace).lower(jnp.ones(1000), jnp.ones(400)).compile(AS_USERS)
+  )
   # Some copies of 4 x 1000 numbers of 8 bytes; all would be 3.2 MB.
   assert compiled.memory_analysis().temp_size_in_bytes < 10 * 4 * 1000 * 8
 

@@ -1,7 +1,8 @@
 """Every source against `jax.grad`, task by task and without `jit`.
 
 Over layers that reduce over a short last axis, at sizes at which compilers have
-been wrong: jaxlib 0.10.2 miscompiles their batched backward passes on CPU.
+been wrong: jaxlib 0.10.2 miscompiles their batched backward passes on CPU. So
+they are compiled as users compile them.
 """
 
 import functools
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit_as_users
 
 import optax_mtl
 from optax_mtl.sources import as_task_gradients, miscompiled
@@ -124,7 +126,7 @@ def test_gradients_are_those_of_grad(source):
   grads_of, cases = SOURCES[source]
   params, normals, want = problem(tuple(cases))
 
-  @jax.jit
+  @jit_as_users
   def run(params, normals):
     _, grads = grads_of(params, normals)
     return as_task_gradients(grads, 2, params).stacked()
@@ -146,7 +148,7 @@ def test_the_gram_matrix_at_a_representation_is_that_of_grad():
     chunk_size=2,
   )
   params, normals, want = problem(tuple(SMALL))
-  gram = jax.jit(lambda *args: grads_of(*args)[1].gram())(params, normals)
+  gram = jit_as_users(lambda *args: grads_of(*args)[1].gram())(params, normals)
   rows = np.concatenate(
     [leaf.reshape(2, -1).astype(np.float64) for leaf in want.values()], axis=1
   )

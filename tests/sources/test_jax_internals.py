@@ -174,7 +174,8 @@ def errors():
   """What was run, from a process with two devices and other modules."""
   environment = dict(
     os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=2",
     PYTHONPATH=str(ROOT),
     JAX_PLATFORMS="cpu",
   )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_USERS
 
 from optax_mtl import linalg
 from optax_mtl._dtypes import solver_dtype
@@ -285,7 +286,7 @@ def test_memory_stays_small(num_tasks):
     return linalg.combine(leaves, weights), linalg.combine(leaves, weights, ok)
 
   def part(function):
-    memory = jax.jit(function).lower(leaves).compile().memory_analysis()
+    memory = jax.jit(function).lower(leaves).compile(AS_USERS).memory_analysis()
     return memory.temp_size_in_bytes / memory.argument_size_in_bytes
 
   # One block and its accumulators, in float64 under x64; the data are 32 MB.
@@ -298,7 +299,10 @@ def test_many_leaves_share_one_loop():
   shapes = [(256, 256), (256,), (256, 1024), (1024,)] * 12
   leaves = [jax.ShapeDtypeStruct((2, *s), jnp.float32) for s in shapes]
   text = (
-    jax.jit(linalg.gram, static_argnums=1).lower(leaves, 2).compile().as_text()
+    jax.jit(linalg.gram, static_argnums=1)
+    .lower(leaves, 2)
+    .compile(AS_USERS)
+    .as_text()
   )
   assert text.count(" while(") == 1
   assert "conditional(" in text

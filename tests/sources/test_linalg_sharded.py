@@ -99,7 +99,8 @@ def sharded():
   """What eight CPU devices do, from a process that has them."""
   environment = dict(
     os.environ,
-    XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8",
     PYTHONPATH=str(ROOT),
     JAX_PLATFORMS="cpu",
     JAX_NUMPY_DTYPE_PROMOTION="strict",

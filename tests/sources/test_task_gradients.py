@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_USERS
 from small_networks import normal
 
 import optax_mtl
@@ -251,7 +252,7 @@ def test_a_source_that_knows_the_trunk_stores_no_stack_of_heads():
         grads = grads.on_trunk(TRUNK)
       return grads.gram(), grads.combine(weights)
 
-    return jax.jit(step).lower(params, x).compile()
+    return jax.jit(step).lower(params, x).compile(AS_USERS)
 
   together = {"chunk_size": num_tasks}
   stacked, knows = compiled(**together), compiled(shared=TRUNK)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import AS_USERS
 from small_networks import normal
 from test_terms import (
   FORMS,
@@ -99,7 +100,7 @@ def test_pairs_of_gradients_are_all_that_is_held():
     run = jax.jit(functools.partial(gram, source))
     params = jax.ShapeDtypeStruct((width, width), jnp.float32)
     batch = jax.ShapeDtypeStruct((2, width), jnp.float32)
-    program = run.lower(params, dict.fromkeys(terms, batch)).compile()
+    program = run.lower(params, dict.fromkeys(terms, batch)).compile(AS_USERS)
     return program.memory_analysis().temp_size_in_bytes / (4 * width**2)
 
   # Two gradients, and what the loops and the branch carry, whatever T.

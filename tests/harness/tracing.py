@@ -1,0 +1,45 @@
+"""Shapes, dtypes and leaves of states, mostly without compiling."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from harness.inputs import Data, extra_of, params
+from harness.methods import NUM_TASKS, build
+
+
+def traced(tx: Any, row: Data, params: Any, **changes: Any) -> Any:
+  """Shapes and dtypes of a first state, an update and the next state."""
+  # A lambda of its own each time: `eval_shape` remembers functions.
+  state = jax.eval_shape(lambda: tx.init(params))
+  extra = extra_of(row) | changes
+  updates, new_state = jax.eval_shape(
+    lambda g, s, p, e: tx.update(g, s, p, **e), row.grads, state, params, extra
+  )
+  return state, updates, new_state
+
+
+def signature(tree: Any) -> Any:
+  """Structure, shapes, dtypes and weak types."""
+  return jax.tree.structure(tree), [
+    (leaf.shape, leaf.dtype, leaf.weak_type) for leaf in jax.tree.leaves(tree)
+  ]
+
+
+def per_task_rows(states: Any) -> dict[str, np.ndarray]:
+  """The leaves of states with one entry per task, but for the weights."""
+  leaves = jax.tree_util.tree_leaves_with_path(states)
+  return {
+    jax.tree_util.keystr(path): np.asarray(leaf)
+    for path, leaf in leaves
+    if leaf.ndim > 1 and leaf.shape[1] == NUM_TASKS
+    if jax.tree_util.keystr(path) != ".weights"
+  }
+
+
+def is_random(name: str) -> bool:
+  """Whether the method draws random numbers: it keeps a key, uint32."""
+  state = jax.eval_shape(lambda: build(name).init(params()))
+  return any(leaf.dtype == jnp.uint32 for leaf in jax.tree.leaves(state))
