@@ -362,13 +362,13 @@ class TaskGradients(abc.ABC):
   def _refuse(self, *_: Any) -> NoReturn:
     raise TypeError(
       f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
-      "no array: put an optax_mtl method before every other transformation, and "
-      "call its update in the same jitted function; or use source='stacked' "
+      "no array: put an optax_mtl method before every other transformation, "
+      "and call its update in the same jitted function; or use source='stacked' "
       "without shared=, and all terms, to have the gradients as a plain tree."
     )
 
-  # What another transformation, or `jit`, may try on what it takes for an array.
-  # A property: JAX only asks whether there is such a method, and then raises an
+  # What another transformation may try on what it takes for an array. A
+  # property: JAX only asks whether there is such a method, and then raises an
   # error of its own that names neither the source nor what to do.
   __jax_array__ = property(_refuse)
   __add__ = __radd__ = __sub__ = __rsub__ = _refuse

@@ -230,7 +230,8 @@ def _check_call(
     how = (
       f"a tuple of {len(batch)}, which are its arguments"
       if type(batch) is tuple
-      else f"a {type(batch).__name__}, which is one argument: a tuple is several"
+      else f"a {type(batch).__name__}, which is one argument: "
+      "a tuple is several"
     )
     raise TypeError(
       f"The term {key!r} cannot be called with {num_args} arguments "
