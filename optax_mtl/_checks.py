@@ -48,6 +48,8 @@ def check_range(
   open_high: bool = False,
 ) -> None:
   """Raises if a Python number lies outside an interval; tracers pass."""
+  if isinstance(value, (str, bytes, complex, np.complexfloating)):
+    raise TypeError(f"{name} must be a real number, got {value!r}.")
   if not is_python_number(value):
     return
   above = value > low if open_low else value >= low
@@ -76,6 +78,20 @@ def check_int(name: str, value: Any, low: int, high: int) -> None:
       f"{name!r} to static_args."
     )
   check_range(name, value, low, high)
+
+
+def check_transformation(argument: str, tx: Any) -> None:
+  """Raises unless it is an optax transformation that was built."""
+  if not (hasattr(tx, "init") and hasattr(tx, "update")):
+    got = (
+      f"the function {getattr(tx, '__name__', '')!r} that makes one: call it"
+      if callable(tx)
+      else f"{tx!r}"
+    )
+    raise TypeError(
+      f"{argument} must be an optax transformation, such as "
+      f"optax_mtl.mgda(num_tasks) or optax.adam(1e-3); got {got}."
+    )
 
 
 def check_extra_arg(argument: str, name: Any) -> None:
@@ -191,6 +207,8 @@ def task_vector(value: Any, num_tasks: int, name: str) -> jax.Array:
       f"{name} must hold one value for each of the {num_tasks} tasks, got "
       f"{array.shape[0]}."
     )
+  if jnp.issubdtype(array.dtype, jnp.complexfloating):
+    raise TypeError(f"{name} must hold real numbers, got {array.dtype}.")
   return array.astype(solver_dtype())
 
 

@@ -165,6 +165,12 @@ def as_method(
       new, state = rule.update(step, state)
       new = gradients.with_heads(new, active)
     else:
+      if not isinstance(state, WeightState):
+        raise TypeError(
+          f"{name} needs its state, a WeightState as tx.init(params) makes it, "
+          f"got {type(state).__name__}: the state of a chain goes to the "
+          "chain, and what was read from a file is restored into tx.init(params)."
+        )
       memory = rule.observe(step, state.memory)
       weights, memory = rule.weigh(step, memory)
       weights = step.only_active(weights.astype(solver_dtype()))

@@ -117,7 +117,7 @@ def resolve_mask(mask: Any, params: Any, name: str) -> Any:
   chosen = jax.tree.leaves(resolved)
   if chosen and not any(chosen):
     names = [
-      jax.tree_util.keystr(path)
+      jax.tree_util.keystr(path) or "a single array"
       for path, _ in jax.tree_util.tree_leaves_with_path(params)
     ]
     raise ValueError(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.wrappers.per_task import per_task
 
@@ -43,4 +44,5 @@ def task_optimizer(
   code of Nash-MTL and FAMO too.
   """
   inner = optax.adam(0.025) if optimizer is None else optimizer
+  _checks.check_transformation("optimizer", inner)
   return TaskOptimizer(per_task(inner, num_tasks))

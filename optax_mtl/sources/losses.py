@@ -24,6 +24,12 @@ def stack(value: Any) -> jax.Array:
   """
   losses = _checks.stack_scalars(value, "losses")
   if not jnp.issubdtype(losses.dtype, jnp.floating):
+    if isinstance(value, Mapping) and len(value) == 1:
+      [name] = value
+      raise TypeError(
+        f"losses[{name!r}] must be real floating point, got {losses.dtype}: "
+        "only then can it be differentiated."
+      )
     raise TypeError(
       f"losses must be real floating point, got {losses.dtype}: only then can "
       "they be differentiated."

@@ -130,8 +130,8 @@ def ntk_traces(
       )
   if set(residuals) != set(batches):
     raise ValueError(
-      f"The residuals are of {', '.join(sorted(residuals))}, but the batches "
-      f"of {', '.join(sorted(batches))}."
+      f"The residuals are of {', '.join(sorted(residuals)) or 'no task'}, but "
+      f"the batches of {', '.join(sorted(batches)) or 'no task'}."
     )
   _checks.check_inexact(params, "params")
 

@@ -362,12 +362,14 @@ class TaskGradients(abc.ABC):
   def _refuse(self, *_: Any) -> NoReturn:
     raise TypeError(
       f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
-      "no array: put an optax_mtl method before every other transformation, or "
-      "use source='stacked' without shared= to have the gradients as a plain "
-      "tree."
+      "no array: put an optax_mtl method before every other transformation, "
+      "and call its update in the same jitted function; or use source='stacked' "
+      "without shared=, and all terms, to have the gradients as a plain tree."
     )
 
-  # What another transformation may try on what it takes for an array.
-  __jax_array__ = _refuse
+  # What another transformation may try on what it takes for an array. A
+  # property: JAX only asks whether there is such a method, and then raises an
+  # error of its own that names neither the source nor what to do.
+  __jax_array__ = property(_refuse)
   __add__ = __radd__ = __sub__ = __rsub__ = _refuse
   __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse

@@ -1,6 +1,7 @@
 """Terms that are functions of their own, each on a batch of its own."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -188,11 +189,16 @@ class TermTaskGradients(pullbacks.UnstoredTaskGradients):
 
 def _batches(args: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
   """The batches of the terms that are there, the last positional argument."""
-  if len(args) < 2 or not isinstance(args[-1], Mapping):
-    got = type(args[-1]).__name__ if args else "nothing"
+  if len(args) < 2:
+    raise TypeError(
+      "Terms are called with (params, {name: batch, ...}), both by position; "
+      f"got {len(args)} positional argument{'' if len(args) == 1 else 's'}. "
+      "() is the batch of a term without data."
+    )
+  if not isinstance(args[-1], Mapping):
     raise TypeError(
       "Terms are called with (params, {name: batch, ...}): the last argument "
-      f"must be a dict of batches, got {got}."
+      f"must be a dict of batches, got {type(args[-1]).__name__}."
     )
   batches: Mapping[Any, Any] = args[-1]
   unknown = [repr(key) for key in batches if key not in keys]
@@ -208,6 +214,29 @@ def _batches(args: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
       f"{', '.join(map(repr, keys))}; () is the batch of a term without data."
     )
   return present
+
+
+def _check_call(
+  key: Any, function: Callable[..., Any], num_args: int, batch: Any
+) -> None:
+  """Raises if a term does not take as many arguments as its batch makes."""
+  try:
+    signature = inspect.signature(function)
+  except (TypeError, ValueError):  # A builtin, which says nothing of itself.
+    return
+  try:
+    signature.bind(*range(num_args))
+  except TypeError as error:
+    how = (
+      f"a tuple of {len(batch)}, which are its arguments"
+      if type(batch) is tuple
+      else f"a {type(batch).__name__}, which is one argument: "
+      "a tuple is several"
+    )
+    raise TypeError(
+      f"The term {key!r} cannot be called with {num_args} arguments "
+      f"({error}). Its batch is {how}."
+    ) from error
 
 
 def value_and_grads_of(
@@ -244,13 +273,21 @@ def value_and_grads_of(
     args = batch if type(batch) is tuple else (batch,)
 
     def of_params(params: Any) -> tuple[jax.Array, Any]:
-      out = functions[key](*arguments.join(params), *args)
+      given = (*arguments.join(params), *args)
+      _check_call(key, functions[key], len(given), batch)
+      out = functions[key](*given)
       value, aux = losses_lib.split(out, has_aux, f"the term {key!r}")
       return losses_lib.stack({key: value})[0], aux
 
     return of_params
 
-  def value_and_grads(*args: Any) -> tuple[Any, Any]:
+  def value_and_grads(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    if kwargs:
+      raise TypeError(
+        "Terms take positional arguments alone, (params, {name: batch, ...}); "
+        f"got {', '.join(f'{name}=' for name in kwargs)}. What all terms share "
+        "goes between the params and the batches."
+      )
     miscompiled.warn_on_cpu()
     batches = _batches(args, keys)
     arguments = Arguments(argnums, args[:-1])

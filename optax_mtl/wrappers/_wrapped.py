@@ -5,6 +5,7 @@ from typing import Any, TypeVar, cast
 
 import optax
 
+from optax_mtl import _checks
 from optax_mtl._rule import WeightRule
 from optax_mtl._transformation import Method, View
 from optax_mtl.sources.stacked import as_task_gradients
@@ -109,6 +110,7 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
       _Transformation,
       within_translators(lambda inner: seen_through(inner, view), tx),
     )
+  _checks.check_transformation("inner", tx)
   inner = optax.with_extra_args_support(tx)
 
   def init(params: Any) -> Any:

@@ -78,6 +78,7 @@ def accumulate(
     return within_translators(
       lambda tx: accumulate(tx, num_tasks, every_k), inner
     )
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def wide(dtype: Any) -> Any:

@@ -42,6 +42,7 @@ def from_extra_arg(
     [-0.8 -0.4]
   """
   _checks.check_extra_arg("name", name)
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def update(

@@ -49,6 +49,7 @@ def per_task(
      [0.3 0.4]]
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> Any:

@@ -48,6 +48,7 @@ def rename_args(inner: optax.GradientTransformation, **names: str) -> Wrapped:
   for own, given in names.items():
     _checks.check_extra_arg("rename_args", own)
     _checks.check_extra_arg(own, given)
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def update(

@@ -66,6 +66,7 @@ def skip_nonfinite(
     return within_translators(
       lambda tx: skip_nonfinite(tx, max_consecutive), inner
     )
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> SkipNonfiniteState:

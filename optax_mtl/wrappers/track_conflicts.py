@@ -61,6 +61,7 @@ def track_conflicts(
   num_tasks = _checks.check_num_tasks(num_tasks)
   if isinstance(inner, Wrapped) and inner.translates:
     return within_translators(lambda tx: track_conflicts(tx, num_tasks), inner)
+  _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
   def init(params: Any) -> TrackConflictsState:

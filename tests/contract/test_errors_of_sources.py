@@ -1,5 +1,6 @@
 """Wrong input of the sources is an error while tracing, which names it."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -57,3 +58,39 @@ def test_source_arguments():
     optax_mtl.value_and_representation_grads(
       lambda p: p, lambda p, z: losses_of(z), has_aux=True
     )(jnp.ones(2))
+
+
+def test_calls_of_terms():
+  terms = {
+    "pde": lambda p, x, y: jnp.sum(p * x * y),
+    "bc": lambda p: jnp.sum(p),
+  }
+  grads = optax_mtl.value_and_task_batch_grads(terms)
+  params, x = jnp.ones(2), jnp.ones(2)
+  batches = {"pde": (x, x), "bc": ()}
+  with pytest.raises(TypeError, match="got 1 positional argument. "):
+    grads(params)
+  with pytest.raises(TypeError, match="positional arguments alone.*batches="):
+    grads(params, batches=batches)
+  # Python's own error calls both by `<lambda>`, and says nothing of the batch.
+  with pytest.raises(TypeError, match=r"term 'pde' .* 2 arg.*'y'.* a list, wh"):
+    grads(params, batches | {"pde": [x, x]})
+  with pytest.raises(TypeError, match="term 'bc' .* 2 arg.* tuple of 1, which"):
+    grads(params, batches | {"bc": (x,)})
+  with pytest.raises(TypeError, match=r"losses\['n'\] must be real floating"):
+    optax_mtl.value_and_task_batch_grads({"n": lambda p: jnp.int32(3)})(
+      params, {"n": ()}
+    )
+  with pytest.raises(ValueError, match="of bc, but the batches of no task"):
+    optax_mtl.ntk_traces({"bc": lambda p, x: p[0] * x}, params, {})
+
+
+def test_gradients_that_are_no_array():
+  """Where they are taken for one, it is said what they are and what to do."""
+  grads = optax_mtl.value_and_task_grads(losses_of, source="implicit")
+  # `jit` has words of its own for what it cannot return, and names the type.
+  with pytest.raises(TypeError, match="value of type .*ImplicitTaskGradients"):
+    jax.eval_shape(jax.jit(grads), jnp.ones(2))
+  _, gradients = grads(jnp.ones(2))
+  with pytest.raises(TypeError, match="put an optax_mtl method before every"):
+    jnp.clip(gradients, -1, 1)
