@@ -21,6 +21,8 @@ from optax_mtl._rule import solved as solved
 from optax_mtl._step import Step as Step
 from optax_mtl._transformation import Method as Method
 from optax_mtl._transformation import WeightState as WeightState
+from optax_mtl.diagnosis import Diagnosis as Diagnosis
+from optax_mtl.diagnosis import diagnose as diagnose
 from optax_mtl.methods.gradients import *
 from optax_mtl.methods.gram import *
 from optax_mtl.methods.losses import *

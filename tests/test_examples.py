@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 #: Example -> what its output has to show.
 EXPECTED = {
   "active_tasks": r"the trunk moved by [1-9]",
+  "diagnosis": r"cosines of\s+left and right -",
   "eqx": r"last weights of the trunk",
   "linen": r"BatchNorm's running means",
   "nnx": r"implicit source",
