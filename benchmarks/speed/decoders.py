@@ -96,7 +96,9 @@ def plain(params: Params, batch: Batch) -> Any:
 
 def by_hand(params: Params, batch: Batch) -> Any:
   """MGDA-UB without a library but for the solver."""
-  z, trunk_vjp = jax.vjp(lambda p: encode({"encoder": p}, batch), params["encoder"])
+  z, trunk_vjp = jax.vjp(
+    lambda p: encode({"encoder": p}, batch), params["encoder"]
+  )
   values: list[jax.Array] = []
   heads: list[Any] = []
   rows: list[jax.Array] = []
