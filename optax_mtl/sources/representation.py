@@ -239,12 +239,28 @@ def value_and_representation_grads(
   """Losses, and task gradients measured at a shared representation.
 
   A method sees the Gram matrix of the gradients with respect to the trunk's
-  output, which costs T backward passes through the heads alone; the update then
-  takes one backward pass through the trunk. This is the upper bound of Sener &
-  Koltun (MGDA-UB), here for every method that uses a Gram matrix. Zero
-  combinations are the same at the representation and at the params if the
-  trunk's Jacobian has full rank; that a combination descends every task at the
-  representation does not make it do so at the params.
+  output. Each loss is pulled back through the heads once, by itself, without
+  what it does not depend on; the update then takes one backward pass through
+  the trunk. So heads that share nothing cost what the sum of the losses costs.
+  This is the upper bound of Sener & Koltun (MGDA-UB), here for every method
+  that uses a Gram matrix. Zero combinations are the same at the representation
+  and at the params if the trunk's Jacobian has full rank; that a combination
+  descends every task at the representation does not make it do so at the
+  params.
+
+  That goes for up to 16 losses that `heads_fn` puts together from single ones,
+  as in a list, a dict or a `jnp.stack`. A vector that is computed as one (the
+  result of a `vmap` over stacked heads), more losses, and those with a
+  `chunk_size` are pulled back by one program, which runs through all heads for
+  each task, and for the update once more.
+
+  What is kept for each task is its gradient at the representation, and those of
+  the heads that it reads. Where heads are much smaller than the representation,
+  T of these, twice while the Gram matrix is computed, are the most memory that
+  a step takes; a `chunk_size` does not change that.
+
+  Where each is pulled back by itself, a loss whose derivative is NaN or inf
+  spoils no other: see `value_and_task_grads`.
 
   Args:
     trunk_fn: Function `(params, *args) -> representation`, an array or a pytree
@@ -252,8 +268,9 @@ def value_and_representation_grads(
     heads_fn: Function `(params, representation, *args) -> losses`, in the forms
       that `value_and_task_grads` takes. With `has_aux`, a pair with any pytree.
     has_aux: Whether both return pairs.
-    chunk_size: How many tasks to differentiate at once. None: all, but on CPU
-      one.
+    chunk_size: How many tasks to differentiate at once, by one program that is
+      compiled once. None: each by a program of its own, and where that is not
+      to be had all at once, but on CPU one.
     shared: Which leaves of the params take the method's weights, as for
       `value_and_task_grads`: as a rule those that `trunk_fn` reads. It changes
       nothing of the Gram matrix, which is the one at the representation. None:
