@@ -49,6 +49,29 @@ def fill(leaf: jax.Array | None, like: Any) -> jax.Array:
   return jnp.zeros(like.shape, like.dtype) if leaf is None else leaf
 
 
+def combine_column(
+  column: Row, weights: jax.Array, keep: jax.Array | None
+) -> jax.Array | None:
+  """One leaf's weighted sum over the tasks; None where all know it to be zero.
+
+  Args:
+    column: The leaf of each task.
+    weights: Array [T].
+    keep: Array [T] of bool, which tasks take part. None: all.
+
+  Returns:
+    The sum.
+  """
+  tasks = [t for t, x in enumerate(column) if x is not None]
+  if not tasks:
+    return None
+  return linalg.combine(
+    jnp.stack([x for x in column if x is not None]),
+    jnp.stack([weights[t] for t in tasks]),
+    None if keep is None else jnp.stack([keep[t] for t in tasks]),
+  )
+
+
 class OwnHeads(HeadGradients):
   """Heads whose gradients came with each task's own backward pass.
 
@@ -67,19 +90,11 @@ class OwnHeads(HeadGradients):
     self, weights: jax.Array, keep: jax.Array | None
   ) -> list[jax.Array]:
     """As in `HeadGradients`."""
-
-    def leaf(column: Row, like: Any) -> jax.Array:
-      tasks = [t for t, x in enumerate(column) if x is not None]
-      if not tasks:
-        return fill(None, like)
-      return linalg.combine(
-        jnp.stack([x for x in column if x is not None]),
-        jnp.stack([weights[t] for t in tasks]),
-        None if keep is None else jnp.stack([keep[t] for t in tasks]),
-      )
-
     columns = zip(*self.rows, strict=True)
-    return [leaf(*pair) for pair in zip(columns, self.like, strict=True)]
+    return [
+      fill(combine_column(column, weights, keep), like)
+      for column, like in zip(columns, self.like, strict=True)
+    ]
 
   def map_rows(self, fun: Callable[[list[jax.Array]], Any]) -> Any:
     """As in `HeadGradients`."""

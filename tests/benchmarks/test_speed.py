@@ -29,6 +29,7 @@ from benchmarks.speed import (  # noqa: E402
   aggregate,
   aggregate_report,
   compile_time,
+  decoders,
   each_loss,
   solver_times,
 )
@@ -300,6 +301,22 @@ def test_each_loss(tmp_path, capsys, monkeypatch):
   # A norm and a weighted sum of two gradients of 200 numbers come on top.
   assert flops["each"] < 1.1 * flops["plain"] < flops["together"]
   assert "together" in capsys.readouterr().out
+
+
+def test_decoders(tmp_path, capsys, monkeypatch):
+  """At the representation they cost what they cost by hand."""
+  small = lambda num_tasks: real(num_tasks, 8, 8, 2)  # noqa: E731
+  real = decoders.network
+  monkeypatch.setattr(decoders, "network", small)
+  options = ["--tasks=2", "--repeats=1"]
+  assert decoders.main([*options, f"--out={tmp_path}"]) == 0
+  rows = json.loads((tmp_path / "decoders.json").read_text())["rows"]
+  flops = {row["way"]: row["flops"] for row in rows}
+  assert list(flops) == list(decoders.steps(2))
+  by_hand, plain = flops["MGDA-UB by hand"], flops["plain"]
+  assert flops["representation"] < 1.02 * by_hand < 1.05 * plain
+  assert flops["stacked, shared="] > 1.1 * plain
+  assert "representation" in capsys.readouterr().out
 
 
 def test_compile_time(tmp_path, capsys):
