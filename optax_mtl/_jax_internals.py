@@ -53,14 +53,14 @@ def _local_primitive() -> Any:
   return primitive
 
 
-def _type(x: jax.Array) -> Any:
+def type_of(x: jax.Array) -> Any:
   """What JAX knows of an array while tracing."""
   return jax.typeof(x) if hasattr(jax, "typeof") else getattr(x, "aval", None)
 
 
 def _can_vary() -> bool:
   """Whether loops inside `shard_map` can be given the type they ask for."""
-  probe = _type(jnp.zeros(()))
+  probe = type_of(jnp.zeros(()))
   return hasattr(jax.lax, "pcast") and (
     hasattr(probe, "mat") or hasattr(probe, "vma")
   )
@@ -73,7 +73,7 @@ except (ImportError, AttributeError):
 
 
 def if_local(
-  local: Callable[..., Any], otherwise: Callable[..., Any], *args: jax.Array
+  local: Callable[..., Any], otherwise: Callable[..., Any], *args: Any
 ) -> Any:
   """One of two functions, by where the arrays of the lowered program live.
 
@@ -98,7 +98,7 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   if axis_type is None:
     return False  # Then no mesh can be of that kind.
   for leaf in leaves:
-    mesh = getattr(getattr(_type(leaf), "sharding", None), "mesh", None)
+    mesh = getattr(getattr(type_of(leaf), "sharding", None), "mesh", None)
     if axis_type.Explicit in (getattr(mesh, "axis_types", None) or ()):
       return True
   return False
@@ -106,7 +106,7 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
 
 def varying_axes(x: jax.Array) -> frozenset[str]:
   """The mesh axes of a surrounding `shard_map` over which `x` varies."""
-  aval = _type(x)
+  aval = type_of(x)
   # jax 0.10 keeps them in `mat`, earlier versions in `vma`.
   if hasattr(aval, "mat"):
     return frozenset(aval.mat.varying)

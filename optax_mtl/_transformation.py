@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
@@ -225,6 +225,14 @@ def like_params(update: Any, params: Any) -> Any:
   return jax.tree.map(lambda u, p: u.astype(jnp.result_type(p)), update, params)
 
 
+def _norm(sizes: list[jax.Array]) -> jax.Array:
+  """The Euclidean norm of arrays that are not negative, a scalar."""
+  # Relative to the largest entry, so that no square over- or underflows.
+  largest = jnp.max(jnp.stack([jnp.max(size) for size in sizes]))
+  unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
+  return unit * jnp.sqrt(sum(jnp.sum(jnp.square(s / unit)) for s in sizes))
+
+
 def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   """The update, its shared leaves scaled down to a norm of `max_norm`.
 
@@ -248,10 +256,10 @@ def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   ]
   if not sizes:
     return update
-  # Relative to the largest entry, so that no square over- or underflows.
-  largest = jnp.max(jnp.stack([jnp.max(size) for size in sizes]))
-  unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-  norm = unit * jnp.sqrt(sum(jnp.sum(jnp.square(s / unit)) for s in sizes))
+  # Of sharded leaves none is copied beside another.
+  norm = _jax_internals.if_local(
+    lambda sizes: _norm(linalg.stack_alike(sizes)), _norm, sizes
+  )
   limit = jnp.asarray(max_norm, dtype)
   # Written so that a NaN norm gives a NaN update, and shows.
   factor = jnp.where(norm <= limit, jnp.ones_like(norm), limit / norm)

@@ -1,5 +1,6 @@
 """Linear algebra on trees of stacked task gradients."""
 
+from optax_mtl.linalg.alike import stack_alike
 from optax_mtl.linalg.rows import beside, choose
 from optax_mtl.linalg.stacked import (
   combine,
@@ -22,5 +23,6 @@ __all__ = [
   "project",
   "scaled",
   "squared_norms",
+  "stack_alike",
   "tree_finite",
 ]

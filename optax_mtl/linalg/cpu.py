@@ -27,6 +27,7 @@ import numpy as np
 
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.linalg.alike import alike, stack, stack_alike
 
 # Up to this many tasks the loop multiplies pairs of rows; a dense product's
 # packing costs more than the arithmetic there.
@@ -45,11 +46,8 @@ _MAX_LOOPS = 4
 # repacks them.
 _DIRECT = 1 << 19
 
-# Leaves of at most this many columns are stacked with others of their width, at
-# most `_GROUP` columns at a time, which bounds the memory.
+# Leaves of at most this many columns are stacked with others of their width.
 _STACKED = 4096
-_GROUP = 1 << 16
-
 
 # Columns of a block whose squares are summed: of ten tasks it stays in the
 # cache. They are summed in so many lanes, which vectorizes.
@@ -77,34 +75,20 @@ def real_parts(leaf: jax.Array) -> tuple[jax.Array, ...]:
   return (leaf,)
 
 
-def _product(block: jax.Array) -> jax.Array:
-  """Gram matrix of a block, `[T, columns]` or `[leaves, T, columns]`."""
+def _product(block: jax.Array, other: jax.Array | None = None) -> jax.Array:
+  """Inner products of the rows of `[T, columns]` or `[leaves, T, columns]`.
+
+  With those of another block `[S, columns]` or `[leaves, S, columns]`, or its
+  own.
+  """
   axes = (1,) if block.ndim == 2 else (0, 2)
   return jax.lax.dot_general(
     block,
-    block,
+    block if other is None else other,
     ((axes, axes), ((), ())),
     precision="highest",
     preferred_element_type=solver_dtype(),
   )
-
-
-def _stacks(tiny: Sequence[jax.Array]) -> list[jax.Array]:
-  """`[T, columns]` arrays of one width stacked, `[leaves, T, columns]` each.
-
-  Leaves of a network come in few shapes. To stack them is to copy them one
-  after another; XLA compiles that in a tenth of the time that it takes for
-  putting them side by side.
-  """
-  by_width: dict[int, list[jax.Array]] = {}
-  for rows in tiny:
-    by_width.setdefault(rows.shape[1], []).append(rows)
-  stacks: list[jax.Array] = []
-  for width, same in by_width.items():
-    most = max(1, _GROUP // max(1, width))
-    for start in range(0, len(same), most):
-      stacks.append(jnp.stack(same[start : start + most]))
-  return stacks
 
 
 #: Rows [T, P], and the function that makes them real.
@@ -269,8 +253,8 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
         tiny.append(rest.astype(solver_dtype()))
       else:
         total = total + _product(rest)
-  for stack in _stacks(tiny):
-    total = total + _product(stack)
+  for block in stack_alike(tiny, num_tasks * _STACKED):
+    total = total + _product(block)
   if num_tasks > _PAIRS:
     if large:
       total += _sum_over(large, num_tasks, columns, axes, _product)
@@ -281,14 +265,15 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
 
 
 def _squares(rows: jax.Array) -> jax.Array:
-  """Sums of squares `[T]` of rows `[T, columns]`, without writing them down."""
-  return jax.lax.dot_general(
+  """Sums of squares `[T]` of `[leaves, T, columns]`, not writing them down."""
+  squares = jax.lax.dot_general(
     rows,
     rows,
-    (((1,), (1,)), ((0,), (0,))),
+    (((2,), (2,)), ((0, 1), (0, 1))),
     precision="highest",
     preferred_element_type=solver_dtype(),
   )
+  return jnp.sum(squares, axis=0)
 
 
 def _squares_in_lanes(block: jax.Array) -> jax.Array:
@@ -311,14 +296,46 @@ def squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   flat, axes = _flat(leaves, num_tasks)
   total = _jax_internals.vary(jnp.zeros((num_tasks,), solver_dtype()), axes)
   large: list[_Source] = []
+  rests: list[jax.Array] = []
   for rows in flat:
     whole = rows.shape[1] // _SQUARED * _SQUARED
     if whole:
       large += _sources(rows)
     if whole < rows.shape[1]:
       for rest in real_parts(rows[:, whole:]):
-        total = total + _squares(rest.astype(solver_dtype()))
+        rests.append(rest.astype(solver_dtype()))
+  for block in stack_alike(rests):
+    total = total + _squares(block)
   for sources in _groups(large, _SQUARED):
     lanes = _sum_over(sources, num_tasks, _SQUARED, axes, _squares_in_lanes)
     total = total + jnp.sum(lanes, axis=1)
+  return total
+
+
+def cross_gram(
+  leaves: Sequence[jax.Array],
+  others: Sequence[jax.Array],
+  num_tasks: int,
+  columns: int,
+) -> jax.Array:
+  """Inner products of the gradients of two trees, whole on one device.
+
+  Args:
+    leaves: Arrays `[T, *shape]`, floating or complex.
+    others: Arrays `[S, *shape]` of the same shapes.
+    num_tasks: The number T.
+    columns: The number S.
+
+  Returns:
+    `[T, S]` of `solver_dtype()`.
+  """
+  dtype = solver_dtype()
+  left, right = (
+    [part.astype(dtype) for x in flat for part in real_parts(x)]
+    for flat, _ in (_flat(leaves, num_tasks), _flat(others, columns))
+  )
+  total = jnp.zeros((num_tasks, columns), dtype)
+  for group in alike(left, num_tasks * _STACKED):
+    pair = (stack([side[at] for at in group]) for side in (left, right))
+    total = total + _product(*pair)
   return total

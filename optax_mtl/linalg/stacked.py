@@ -30,8 +30,10 @@ from optax_mtl.linalg import cpu
 from optax_mtl.linalg.rows import choose
 
 # Below this many entries in the whole tree a plain product takes microseconds
-# and the second branch is not worth its compile time.
+# and the second branch is not worth its compile time; of more leaves than this
+# the plain products are what compiles for long.
 _SMALL_TREE = 1 << 16
+_FEW_LEAVES = 16
 
 # Terms of a weighted sum that are written out in one fusion. More compile
 # slowly.
@@ -61,6 +63,13 @@ def _replicated(leaves: Sequence[jax.Array]) -> dict[str, Any]:
   return {}
 
 
+def _by_leaf(leaves: Sequence[jax.Array]) -> bool:
+  """Whether a product for each leaf is best, or all there is, anywhere."""
+  small = sum(leaf.size for leaf in leaves) <= _SMALL_TREE
+  few = len(leaves) <= _FEW_LEAVES
+  return (small and few) or _jax_internals.has_explicit_mesh(leaves)
+
+
 def _plain_gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   """One `dot_general` per leaf: partitions well, and is best off the CPU."""
   total = jnp.zeros((num_tasks, num_tasks), solver_dtype())
@@ -83,8 +92,7 @@ def _plain_gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="num_tasks", inline=False)
 def _gram(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
   plain = functools.partial(_plain_gram, num_tasks=num_tasks)
-  size = sum(leaf.size for leaf in leaves)
-  if size <= _SMALL_TREE or _jax_internals.has_explicit_mesh(leaves):
+  if _by_leaf(leaves):
     total = plain(*leaves)
   else:
 
@@ -134,8 +142,7 @@ def _plain_squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
 @functools.partial(jax.jit, static_argnames="num_tasks", inline=False)
 def _squared_norms(leaves: list[jax.Array], num_tasks: int) -> jax.Array:
   plain = functools.partial(_plain_squares, num_tasks=num_tasks)
-  size = sum(leaf.size for leaf in leaves)
-  if size <= _SMALL_TREE or _jax_internals.has_explicit_mesh(leaves):
+  if _by_leaf(leaves):
     return plain(*leaves)
 
   def on_cpu(*leaves: jax.Array) -> jax.Array:
@@ -171,6 +178,49 @@ def scaled(leaf: jax.Array, factor: jax.Array) -> jax.Array:
     return (leaf * factor).astype(leaf.dtype)
 
 
+def _plain_cross_gram(
+  leaves: Sequence[jax.Array],
+  others: Sequence[jax.Array],
+  num_tasks: int,
+  columns: int,
+) -> jax.Array:
+  """One `dot_general` per pair of leaves."""
+  total = jnp.zeros((num_tasks, columns), solver_dtype())
+  kwargs = _replicated([*leaves, *others])
+  for left, right in zip(leaves, others, strict=True):
+    axes = tuple(range(1, left.ndim))
+    pairs = zip(cpu.real_parts(left), cpu.real_parts(right), strict=True)
+    for left, right in pairs:
+      total = total + jax.lax.dot_general(
+        left.astype(solver_dtype()),
+        right.astype(solver_dtype()),
+        ((axes, axes), ((), ())),
+        precision="highest",
+        **kwargs,
+      )
+  return total
+
+
+@functools.partial(jax.jit, static_argnames=("num_tasks", "columns"))
+def _cross_gram(
+  leaves: list[jax.Array],
+  others: list[jax.Array],
+  num_tasks: int,
+  columns: int,
+) -> jax.Array:
+  sizes = {"num_tasks": num_tasks, "columns": columns}
+  plain = functools.partial(_plain_cross_gram, **sizes)
+  # Large leaves are multiplied one by one either way.
+  if len(leaves) <= _FEW_LEAVES or _by_leaf([*leaves, *others]):
+    return plain(leaves, others)
+
+  def on_cpu(leaves: list[jax.Array], others: list[jax.Array]) -> jax.Array:
+    local = functools.partial(cpu.cross_gram, **sizes)
+    return _jax_internals.if_local(local, plain, leaves, others)
+
+  return jax.lax.platform_dependent(leaves, others, cpu=on_cpu, default=plain)
+
+
 def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
   """Inner products of the gradients of two trees.
 
@@ -192,20 +242,7 @@ def cross_gram(tree: Any, other: Any, num_tasks: int) -> jax.Array:
   leaves = [_inexact(leaf) for leaf in jax.tree.leaves(tree)]
   others = [_inexact(leaf) for leaf in jax.tree.leaves(other)]
   columns = others[0].shape[0] if others else num_tasks
-  total = jnp.zeros((num_tasks, columns), solver_dtype())
-  kwargs = _replicated(leaves + others)
-  for left, right in zip(leaves, others, strict=True):
-    axes = tuple(range(1, left.ndim))
-    pairs = zip(cpu.real_parts(left), cpu.real_parts(right), strict=True)
-    for left, right in pairs:
-      total = total + jax.lax.dot_general(
-        left.astype(solver_dtype()),
-        right.astype(solver_dtype()),
-        ((axes, axes), ((), ())),
-        precision="highest",
-        **kwargs,
-      )
-  return total
+  return _cross_gram(leaves, others, num_tasks=num_tasks, columns=columns)
 
 
 def project(tree: Any, gradient: Any, num_tasks: int) -> jax.Array:

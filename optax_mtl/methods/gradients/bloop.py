@@ -38,6 +38,32 @@ def _dot(left: list[jax.Array], right: list[jax.Array]) -> jax.Array:
   return linalg.project([leaf[None] for leaf in left], right, 1)[0]
 
 
+# Jitted so that leaves of one shape are traced and lowered once.
+@jax.jit
+def _own(leaf: jax.Array, there: jax.Array) -> jax.Array:
+  """The main task's gradient, 0 where it is absent."""
+  leaf = wide(leaf)
+  return jnp.where(there, leaf, jnp.zeros_like(leaf))
+
+
+@jax.jit
+def _towards(old: jax.Array, new: jax.Array, rate: jax.Array) -> jax.Array:
+  """The moving average."""
+  # Real factors of complex leaves, which strict promotion refuses.
+  with jax.numpy_dtype_promotion("standard"):
+    return old + rate * (new - old)
+
+
+@jax.jit
+def _across(
+  own: jax.Array, other: jax.Array, average: jax.Array, along: jax.Array
+) -> jax.Array:
+  """The main gradient and what the auxiliary one has across the average."""
+  with jax.numpy_dtype_promotion("standard"):
+    new = own + (wide(other) - along * average)
+  return new.astype(other.dtype)
+
+
 @method(
   paper="Hsieh et al., Careful with that Scalpel: Improving Gradient Surgery "
   "with an EMA, ICML 2024",
@@ -126,32 +152,27 @@ def bloop(
       weights, head_weights=weights, keep=others
     )
     gradient = jax.tree.map(
-      lambda leaf: jnp.where(there, wide(leaf), jnp.zeros_like(wide(leaf))),
-      step.gradients.gradient_of(row),
+      lambda leaf: _own(leaf, there), step.gradients.gradient_of(row)
     )
     rate = jnp.where(
       memory.main_average_set, 1 - jnp.asarray(decay, solver_dtype()), 1
     )
     rate = jnp.where(there, rate, jnp.zeros_like(rate))
-    # Real factors of complex leaves, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
-      average = jax.tree.map(
-        lambda old, new: old + rate * (new - old), memory.main_average, gradient
-      )
-      shared = step.gradients.shared
-      trunk = None if shared is None else jax.tree.leaves(shared)
-      along = _projection(
-        [wide(leaf) for leaf in masks.pick(trunk, auxiliary)],
-        masks.pick(trunk, average),
-      )
-      new = jax.tree.map(
-        lambda own, other, m: (own + (wide(other) - along * m)).astype(
-          other.dtype
-        ),
-        gradient,
-        auxiliary,
-        average,
-      )
+    average = jax.tree.map(
+      lambda old, new: _towards(old, new, rate), memory.main_average, gradient
+    )
+    shared = step.gradients.shared
+    trunk = None if shared is None else jax.tree.leaves(shared)
+    along = _projection(
+      [wide(leaf) for leaf in masks.pick(trunk, auxiliary)],
+      masks.pick(trunk, average),
+    )
+    new = jax.tree.map(
+      lambda own, other, m: _across(own, other, m, along),
+      gradient,
+      auxiliary,
+      average,
+    )
     known = memory.main_average_set | there
     return new, BloopMemory(average, known)
 

@@ -59,6 +59,52 @@ def _square(leaf: jax.Array) -> jax.Array:
   return jnp.square(jnp.abs(leaf)).astype(solver_dtype())
 
 
+# What is done to each leaf, jitted so that leaves of one shape are traced and
+# lowered once. Complex leaves times real factors are refused by strict
+# promotion.
+@jax.jit
+@jax.numpy_dtype_promotion("standard")
+def _moved(numbers: Any, momenta: jax.Array, leaf: jax.Array) -> jax.Array:
+  """All momenta, the one of the task whose turn it is moved."""
+  decay, task, anyone = numbers
+  old = masks.row(momenta, task)
+  new = jnp.where(anyone, decay * old + (1 - decay) * wide(leaf), old)
+  return jax.lax.dynamic_update_index_in_dim(momenta, new, task, 0)
+
+
+@jax.jit
+@jax.numpy_dtype_promotion("standard")
+def _moved_square(
+  numbers: Any, square: jax.Array, old: jax.Array, new: jax.Array
+) -> jax.Array:
+  """The average of the squares of the pseudo gradient."""
+  decay, square_decay, short, ready = numbers
+  gradient = (short * new - decay * old) / (1 - decay)
+  moved = square_decay * square + (1 - square_decay) * _square(gradient)
+  return jnp.where(ready, moved, square)
+
+
+@jax.jit
+@jax.numpy_dtype_promotion("standard")
+def _moved_pseudo(numbers: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+  """The pseudo momentum."""
+  short, ready = numbers
+  return jnp.where(ready, short * new, old)
+
+
+@jax.jit
+@jax.numpy_dtype_promotion("standard")
+def _divided(
+  numbers: Any, like: jax.Array, new: jax.Array, square: jax.Array
+) -> jax.Array:
+  """The update, in the dtype of `like`."""
+  short_square, eps, ready = numbers
+  size = jnp.sqrt(square / short_square) + eps
+  # 0 / 0 where there is no `eps`: an entry that never had a gradient.
+  size = jnp.where(size > 0, size, 1.0)
+  return jnp.where(ready, new / size, 0.0).astype(like.dtype)
+
+
 @method(
   paper="Liu, Chu & Thuerey, ConFIG: Towards Conflict-free Training of "
   "Physics Informed Neural Networks, ICLR 2025",
@@ -160,71 +206,55 @@ def m_config(
     trunk = step.gradients.shared
     mask = None if trunk is None else jax.tree.leaves(trunk)
 
-    def change(function: Any, *trees: Any) -> Any:
+    def change(function: Any, numbers: Any, *trees: Any) -> Any:
       """The first tree, its trunk's leaves replaced by those of a function."""
       picked = [masks.pick(mask, tree) for tree in trees]
-      new = [function(*leaves) for leaves in zip(*picked, strict=True)]
+      new = [function(numbers, *leaves) for leaves in zip(*picked, strict=True)]
       whole = [True] * len(jax.tree.leaves(trees[0])) if mask is None else mask
       return masks.merge(whole, new, trees[0])
 
-    # Real factors of complex leaves, which strict promotion refuses.
-    with jax.numpy_dtype_promotion("standard"):
+    momenta = change(
+      _moved, (decay, task, anyone), memory.task_momenta, gradient
+    )
+    steps = memory.momentum_steps.at[task].add(anyone.astype(jnp.int32))
 
-      def move(momenta: jax.Array, leaf: jax.Array) -> jax.Array:
-        old = masks.row(momenta, task)
-        new = decay * old + (1 - decay) * wide(leaf)
-        return momenta.at[task].set(jnp.where(anyone, new, old))
+    seen = steps > 0
+    present = active & seen
+    bias = jnp.where(seen, _bias(decay, steps), 1.0)
+    scale = jnp.where(present, 1 / bias, 0.0)
+    gram = linalg.gram(masks.pick(mask, momenta), num_tasks)
+    both = present[:, None] & present[None, :]
+    gram = jnp.where(both, gram, 0.0) * scale[:, None] * scale[None, :]
+    weights, _ = conflict_free_weights(gram, present, length)
+    direction = change(
+      lambda scaled, _, m: linalg.combine(m, scaled, present),
+      weights * scale,
+      memory.pseudo_momentum,
+      momenta,
+    )
 
-      momenta = change(move, memory.task_momenta, gradient)
-      steps = memory.momentum_steps.at[task].add(anyone.astype(jnp.int32))
-
-      seen = steps > 0
-      present = active & seen
-      bias = jnp.where(seen, _bias(decay, steps), 1.0)
-      scale = jnp.where(present, 1 / bias, 0.0)
-      gram = linalg.gram(masks.pick(mask, momenta), num_tasks)
-      both = present[:, None] & present[None, :]
-      gram = jnp.where(both, gram, 0.0) * scale[:, None] * scale[None, :]
-      weights, _ = conflict_free_weights(gram, present, length)
-      direction = change(
-        lambda _, m: linalg.combine(m, weights * scale, present),
-        memory.pseudo_momentum,
-        momenta,
-      )
-
-      # Until all that are there have a momentum, nothing moves.
-      ready = anyone & jnp.all(seen | ~active)
-      count = memory.pseudo_step + ready.astype(jnp.int32)
-      short = jnp.where(ready, _bias(decay, count), 1.0)
-      short_square = jnp.where(ready, _bias(square_decay, count), 1.0)
-
-      def pseudo_gradient(old: jax.Array, new: jax.Array) -> jax.Array:
-        return (short * new - decay * old) / (1 - decay)
-
-      squares = change(
-        lambda old, m, new: jnp.where(
-          ready,
-          square_decay * old
-          + (1 - square_decay) * _square(pseudo_gradient(m, new)),
-          old,
-        ),
-        memory.pseudo_square,
-        memory.pseudo_momentum,
-        direction,
-      )
-      momentum = change(
-        lambda old, new: jnp.where(ready, short * new, old),
-        memory.pseudo_momentum,
-        direction,
-      )
-
-      def divide(leaf: jax.Array, new: jax.Array, square: jax.Array) -> Any:
-        size = jnp.sqrt(square / short_square) + jnp.asarray(eps, square.dtype)
-        # 0 / 0 where there is no `eps`: an entry that never had a gradient.
-        size = jnp.where(size > 0, size, 1.0)
-        return jnp.where(ready, new / size, 0.0).astype(leaf.dtype)
-
-      updates = change(divide, gradient, direction, squares)
+    # Until all that are there have a momentum, nothing moves.
+    ready = anyone & jnp.all(seen | ~active)
+    count = memory.pseudo_step + ready.astype(jnp.int32)
+    short = jnp.where(ready, _bias(decay, count), 1.0)
+    short_square = jnp.where(ready, _bias(square_decay, count), 1.0)
+    squares = change(
+      _moved_square,
+      (decay, square_decay, short, ready),
+      memory.pseudo_square,
+      memory.pseudo_momentum,
+      direction,
+    )
+    momentum = change(
+      _moved_pseudo, (short, ready), memory.pseudo_momentum, direction
+    )
+    updates = change(
+      _divided,
+      (short_square, jnp.asarray(eps, solver_dtype()), ready),
+      gradient,
+      direction,
+      squares,
+    )
 
     return updates, MConfigMemory(
       task_momenta=momenta,

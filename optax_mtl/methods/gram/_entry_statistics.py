@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from optax_mtl import linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._step import Step
 from optax_mtl.linalg.cpu import real_parts
@@ -12,30 +13,10 @@ from optax_mtl.linalg.cpu import real_parts
 #: What of the entries is compared: numerator and denominator of a ratio.
 Statistic = Literal["max_mean", "mean", "std", "kurtosis"]
 
-# Leaves of at most so many entries are copied next to others of their shape,
-# which costs less than a reduction of their own.
-_SMALL = 1 << 14
-
 
 def _total(parts: list[jax.Array]) -> jax.Array:
   """The sum of all entries, a scalar."""
   return sum((jnp.sum(part) for part in parts), jnp.zeros((), solver_dtype()))
-
-
-def _together(parts: list[jax.Array]) -> list[jax.Array]:
-  """The same entries, small leaves of one shape in one array.
-
-  XLA compiles code for each array of each sum: a network of 200 small leaves
-  would take it half a minute.
-  """
-  by_shape: dict[tuple[int, ...], list[jax.Array]] = {}
-  for part in parts:
-    by_shape.setdefault(part.shape, []).append(part)
-  found: list[jax.Array] = []
-  for same in by_shape.values():
-    small = len(same) > 1 and same[0].size <= _SMALL
-    found += [jnp.stack(same)] if small else same
-  return found
 
 
 def _pair(
@@ -47,8 +28,9 @@ def _pair(
   over- or underflows.
   """
   dtype = solver_dtype()
-  parts = [part.astype(dtype) for leaf in leaves for part in real_parts(leaf)]
-  parts = _together(parts)
+  parts = linalg.stack_alike(
+    [part.astype(dtype) for leaf in leaves for part in real_parts(leaf)]
+  )
   zero = jnp.zeros((), dtype)
   count = max(sum(part.size for part in parts), 1)
   largest = jnp.max(
