@@ -20,7 +20,7 @@ _EACH = 16
 _LARGE = 1 << 18
 
 
-def row_of(program: _jax_programs.Program, cotangent: jax.Array) -> Row:
+def row_of(program: _jax_programs.Program, cotangent: Any) -> Row:
   """The leaves that a pullback returns, None for those it never touches."""
   leaves = canonical_program(program)(cotangent)
   touched = _jax_programs.depends(program)
