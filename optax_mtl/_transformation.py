@@ -169,7 +169,8 @@ def as_method(
         raise TypeError(
           f"{name} needs its state, a WeightState as tx.init(params) makes it, "
           f"got {type(state).__name__}: the state of a chain goes to the "
-          "chain, and what was read from a file is restored into tx.init(params)."
+          "chain, and what was read from a file is restored into "
+          "tx.init(params)."
         )
       memory = rule.observe(step, state.memory)
       weights, memory = rule.weigh(step, memory)

@@ -363,8 +363,9 @@ class TaskGradients(abc.ABC):
     raise TypeError(
       f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
       "no array: put an optax_mtl method before every other transformation, "
-      "and call its update in the same jitted function; or use source='stacked' "
-      "without shared=, and all terms, to have the gradients as a plain tree."
+      "and call its update in the same jitted function; or use "
+      "source='stacked' without shared=, and all terms, to have the gradients "
+      "as a plain tree."
     )
 
   # What another transformation may try on what it takes for an array. A
