@@ -293,7 +293,7 @@ def test_what_terms_refuse():
     (lambda: call(args=(PARAMS, BATCHES | {"pd": ()})), ValueError, "'pd'"),
     (lambda: call(args=(PARAMS, {})), ValueError, "All terms are absent"),
     (lambda: call(args=(PARAMS, {"pde": None})), ValueError, "All terms"),
-    (lambda: call(args=(PARAMS,)), TypeError, "dict of batches, got dict"),
+    (lambda: call(args=(PARAMS,)), TypeError, "got 1 positional arg"),
     (lambda: call(args=(PARAMS, 1.0)), TypeError, "got float"),
     (lambda: call(terms={}), ValueError, "at least one term"),
     (lambda: call(in_axes=1), ValueError, "in_axes= is for one function"),
