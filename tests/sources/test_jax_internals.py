@@ -201,7 +201,7 @@ def test_no_other_module_touches_these_names():
   names = re.compile(
     r"jax\.(core|extend|interpreters|_src)|checkify\.|import checkify"
     r"|AxisType|axis_types|axis_context|experimental\.layout|\bmlir\b"
-    r"|Primitive|(?<!super\(\))\.bind\(|\bpcast\b|\.vma\b|\.mat\b|\beqns\b|\bjaxpr\b|conv_general_dilated_p"
+    r"|Primitive|(?<!super\(\))(?<!signature)\.bind\(|\bpcast\b|\.vma\b|\.mat\b|\beqns\b|\bjaxpr\b|conv_general_dilated_p"
   )
   package = ROOT / "optax_mtl"
   found = [
