@@ -1,7 +1,5 @@
 """Wrong input of the sources is an error while tracing, which names it."""
 
-import traceback
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -94,7 +92,7 @@ def test_gradients_that_are_no_array():
   with pytest.raises(TypeError, match="value of type .*ImplicitTaskGradients"):
     jax.eval_shape(jax.jit(grads), jnp.ones(2))
   _, gradients = grads(jnp.ones(2))
-  with pytest.raises(TypeError, match="ImplicitTaskGradients") as caught:
+  with pytest.raises(TypeError, match="ImplicitTaskGradients"):
     jnp.clip(gradients, -1, 1)
-  shown = "".join(traceback.format_exception(caught.value))
-  assert "put an optax_mtl method before every" in shown
+  with pytest.raises(TypeError, match="put an optax_mtl method before every"):
+    gradients * 2.0
