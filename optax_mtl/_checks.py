@@ -61,6 +61,16 @@ def check_range(
     raise ValueError(f"{name} must lie in {interval}, got {value}.")
 
 
+def check_whole(name: str, value: Any, low: float = -np.inf) -> None:
+  """Raises if a Python number is no whole number from `low` on.
+
+  Such a number may be traced, unlike one of `check_int`; 1.5 would be cut to 1.
+  """
+  check_range(name, value, low)
+  if is_python_number(value) and value != np.floor(value):
+    raise ValueError(f"{name} must be a whole number, got {value}.")
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
   """Raises unless the value is one of the choices."""
   if value not in choices:
@@ -226,6 +236,17 @@ class TaskArgument(NamedTuple):
   argument: str
 
 
+def _known_numbers(value: TaskValues) -> list[Any]:
+  """Those of one value a task at which a check may look."""
+  if isinstance(value, Mapping):
+    members: Any = value.values()
+  elif isinstance(value, np.ndarray):
+    members = value.ravel()
+  else:
+    members = value if isinstance(value, (list, tuple)) else ()
+  return [member for member in members if is_python_number(member)]
+
+
 def task_argument(
   value: TaskValues, num_tasks: int, argument: str
 ) -> TaskArgument:
@@ -245,7 +266,7 @@ def task_argument(
 
   Raises:
     TypeError: It holds something that is not a number.
-    ValueError: It does not hold T scalars.
+    ValueError: It does not hold T scalars, or one of them is not finite.
 
   Example:
     >>> import optax_mtl
@@ -253,6 +274,9 @@ def task_argument(
     >>> print(given.values, given.names)
     [1. 2.] ('a', 'b')
   """
+  for number in _known_numbers(value):
+    if not np.isfinite(number):
+      raise ValueError(f"{argument} must hold finite numbers, got {number}.")
   values = task_vector(value, num_tasks, argument)
   return TaskArgument(values, task_names(value), argument)
 
@@ -262,6 +286,7 @@ def number_or_task_argument(
 ) -> TaskArgument:
   """As `task_argument`, where one number stands for the same for each task."""
   if not isinstance(value, (Sequence, Mapping)) and jnp.ndim(value) == 0:
+    check_range(argument, value)
     value = jnp.full((num_tasks,), value, solver_dtype())
   return task_argument(value, num_tasks, argument)
 

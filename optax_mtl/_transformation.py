@@ -1,6 +1,7 @@
 """What a rule becomes: a gradient transformation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -172,6 +173,7 @@ def as_method(
           "chain, and what was read from a file is restored into "
           "tx.init(params)."
         )
+      _check_state(name, num_tasks, state, own_structure())
       memory = rule.observe(step, state.memory)
       weights, memory = rule.weigh(step, memory)
       weights = step.only_active(weights.astype(solver_dtype()))
@@ -182,10 +184,34 @@ def as_method(
     _refuse_unread_weights(name, args)
     return like_params(new, params), state
 
+  @functools.cache
+  def own_structure() -> Any:
+    """How a memory of this rule is nested; its arrays may be restored ones."""
+    return jax.tree.structure(jax.eval_shape(rule.init))
+
   self = Method(init, update)
   self.name, self.num_tasks = name, num_tasks
   self.rule, self.views = rule, views
   return self
+
+
+def _check_state(
+  method: str, num_tasks: int, state: WeightState, structure: Any
+) -> None:
+  """Raises if a state is that of another method or number of tasks."""
+  found = jax.tree.structure(state.memory)
+  if found != structure:
+    raise TypeError(
+      f"{method} was given the state of another method, or one of other "
+      f"settings: its memory is {found}, and not {structure}. A state comes "
+      "from init of the transformation that is updated."
+    )
+  if jnp.shape(state.weights) != (num_tasks,):
+    raise ValueError(
+      f"{method} was built with num_tasks={num_tasks}, but its state has "
+      f"weights of shape {list(jnp.shape(state.weights))}: it is that of "
+      "another number of tasks. Start with init."
+    )
 
 
 def _refuse_unread_weights(method: str, args: WatchedArgs) -> None:

@@ -73,7 +73,7 @@ def accumulate(
     [0.8 0.4]
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
-  _checks.check_range("every_k", every_k, 1)
+  _checks.check_whole("every_k", every_k, 1)
   if isinstance(inner, Wrapped) and inner.translates:
     return within_translators(
       lambda tx: accumulate(tx, num_tasks, every_k), inner

@@ -14,9 +14,12 @@ from optax_mtl.wrappers._wrapped import seen_through
 
 _Transformation = TypeVar("_Transformation", bound=optax.GradientTransformation)
 
+#: Extra args whose numbers a method takes as they come.
+_JUDGED = ("losses", "traces")
+
 
 def drop_nonfinite(inner: _Transformation) -> _Transformation:
-  """Takes a task whose gradient or loss is not finite for an absent one.
+  """Takes a task whose gradient, loss or trace is not finite for an absent one.
 
   For one step: its weight is 0 then, it takes no part in any mean, minimum or
   solve, and its state stands still. The others go on. To leave out the whole
@@ -53,10 +56,10 @@ def _finite_tasks(
   extra_args: Mapping[str, Any],
 ) -> tuple[TaskGradients, jax.Array]:
   keep = gradients.finite()
-  losses = extra_args.get("losses")
-  if losses is not None:
-    losses = _checks.task_vector(losses, gradients.num_tasks, "losses")
-    keep &= jnp.isfinite(losses)
+  for name in _JUDGED:
+    if (value := extra_args.get(name)) is not None:
+      value = _checks.task_vector(value, gradients.num_tasks, name)
+      keep &= jnp.isfinite(value)
   if active is not None:
     keep &= _checks.task_mask(active, gradients.num_tasks, "active")
   return gradients, keep

@@ -83,8 +83,8 @@ def refresh_every(
     [1.6 0.4]
   """
   scheduled = callable(every_k)
-  _checks.check_range("every_k", every_k, 1)
-  _checks.check_range("first", first, 0)
+  _checks.check_whole("every_k", every_k, 1)
+  _checks.check_whole("first", first, 0)
 
   def due(step: jax.Array) -> jax.Array:
     """Whether this update computes the weights, a scalar bool."""

@@ -59,3 +59,68 @@ def test_a_mask_over_a_single_array():
   tx = optax_mtl.norm_balance(2, norm_params=False)
   with pytest.raises(ValueError, match="The leaves are a single array"):
     tx.update(jnp.eye(2), tx.init(jnp.zeros(2)), jnp.zeros(2))
+
+
+@pytest.mark.parametrize(
+  ("build", "words"),
+  [
+    (
+      lambda: optax_mtl.refresh_every(optax_mtl.mgda(2), 1.5),
+      "every_k must be a whole number, got 1.5",
+    ),
+    (
+      lambda: optax_mtl.refresh_every(optax_mtl.mgda(2), 3, first=0.5),
+      "first must be a whole number",
+    ),
+    (
+      lambda: optax_mtl.accumulate(optax_mtl.mgda(2), 2, 2.5),
+      "every_k must be a whole number",
+    ),
+    (lambda: optax_mtl.dwa(2, steps_per_epoch=1.5), "steps_per_epoch must be"),
+    (
+      lambda: optax_mtl.softadapt(2, steps_per_epoch=1.5),
+      "steps_per_epoch must be a whole",
+    ),
+    (lambda: optax_mtl.softadapt(2, beta=float("nan")), "beta must lie in"),
+    (
+      lambda: optax_mtl.lr_annealing(2, relative="yes"),
+      "relative must be one of None, True, False",
+    ),
+    (
+      lambda: optax_mtl.bloop(2, auxiliary_weight=float("nan")),
+      "auxiliary_weight must lie in",
+    ),
+    (
+      lambda: optax_mtl.fixed_weighting(2, {"a": 1.0, "b": float("inf")}),
+      "weights must hold finite numbers, got inf",
+    ),
+    (
+      lambda: optax_mtl.norm_balance(2, initial_weights=1.0),
+      "decay with initial_weights= must lie in",
+    ),
+  ],
+)
+def test_settings_that_would_be_cut_or_ignored(build, words):
+  with pytest.raises(ValueError, match=words):
+    build()
+
+
+def test_a_state_of_another_method_or_number_of_tasks():
+  params = jnp.zeros(2)
+  tx = optax_mtl.mgda(2)
+  with pytest.raises(TypeError, match="mgda was given the state of another"):
+    tx.update(jnp.eye(2), optax_mtl.famo(2).init(params), params)
+  one = optax_mtl.equal_weighting(1).init(params)
+  with pytest.raises(ValueError, match=r"num_tasks=2, but its state .*\[1\]"):
+    optax_mtl.equal_weighting(2).update(jnp.eye(2), one, params)
+
+
+def test_a_trace_that_is_not_finite_drops_its_task():
+  tx = optax_mtl.drop_nonfinite(optax_mtl.ntk_weighting(2))
+  params = jnp.zeros(2)
+  updates, state = tx.update(
+    jnp.eye(2), tx.init(params), params, traces=jnp.array([jnp.nan, 3.0])
+  )
+  # The sum of the traces over the one that is left.
+  assert updates.tolist() == [0.0, 1.0]
+  assert state.weights.tolist() == [0.0, 1.0]

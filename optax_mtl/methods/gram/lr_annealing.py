@@ -110,6 +110,7 @@ def lr_annealing(
     check_reference_task(reference, num_tasks, "reference")
   _checks.check_choice("statistic", statistic, ("max_mean", "mean", "std"))
   _checks.check_range("decay", decay, 0, 1, open_high=True)
+  _checks.check_choice("relative", relative, (None, True, False))
   inside = statistic == "max_mean" if relative is None else relative
 
   def init() -> LrAnnealingMemory:

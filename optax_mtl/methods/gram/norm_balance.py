@@ -328,6 +328,11 @@ def norm_balance(
       "initial_weights= is where an average of the weights starts, but "
       "average='norms' averages the norms. Leave one of them out."
     )
+  if initial_weights is not None and _checks.is_python_number(decay):
+    # Without a past there is nothing that could start.
+    _checks.check_range(
+      "decay with initial_weights=", decay, 0, 1, open_low=True
+    )
   if by_leaf and not (norm_params is None and max_norm is None):
     raise ValueError(
       "by_leaf=True weighs each leaf by its own norms, and has no weights of "

@@ -91,7 +91,7 @@ def dwa(
     <https://arxiv.org/abs/1803.10704>`_, CVPR 2019.
   """
   _checks.check_range("temperature", temperature, 0, open_low=True)
-  _checks.check_range("steps_per_epoch", steps_per_epoch, 1)
+  _checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
 
   def init() -> DwaMemory:
     return DwaMemory(

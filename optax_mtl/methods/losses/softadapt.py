@@ -131,7 +131,8 @@ def softadapt(
   _checks.check_choice(
     "variant", variant, ("original", "normalized", "loss_weighted")
   )
-  _checks.check_range("steps_per_epoch", steps_per_epoch, 1)
+  _checks.check_range("beta", beta)
+  _checks.check_whole("steps_per_epoch", steps_per_epoch, 1)
   # At 8 the root of the sum of the coefficients' squares, by which they amplify
   # the noise of the losses, is 33; at 4 it is 5.6.
   _checks.check_int("order", order, 1, 8)
