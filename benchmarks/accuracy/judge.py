@@ -120,6 +120,9 @@ class Problem:
   def imtl_g(self, unit: bool = True) -> np.ndarray:
     """Equal projections on the unit gradients; the weights sum to 1.
 
+    NaN where zero alone has equal projections, as with more tasks than
+    parameters: that is no direction.
+
     Args:
       unit: Whether the pseudo-inverse is taken between unit gradients, or
         between the gradients as they are. One and the same where they are
@@ -128,6 +131,11 @@ class Problem:
     norms = np.sqrt(np.diag(self.gram))
     rows = self.factor / norms[:, None] if unit else self.factor
     inverse = np.linalg.pinv(rows)
+    units = self.factor / norms[:, None]
+    direction = np.linalg.pinv(units) @ np.ones_like(norms)
+    # Solved to float64's roundings, or off by a good part of 1.
+    if np.ptp(units @ direction) > 1e-6:
+      return np.full_like(norms, np.nan)
     weights = inverse.T @ (inverse @ (np.ones_like(norms) if unit else norms))
     weights = weights / norms if unit else weights
     return weights / weights.sum()
