@@ -10,7 +10,7 @@ from one_step import close, repeat, step
 import optax_mtl
 
 LOSSES = np.array([0.5, 2.0, 7.0])
-MIXED = ["regression", "classification", "regression"]
+MIXED = ["regression", "classification", "laplace"]
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def settle(rate=0.05):
 
 
 def test_fixed_point(x64):
-  """Constant losses: σ² = L or 2L, and the weight is 1/(2L) either way."""
+  """Constant losses: σ² = L or 2L with weight 1/(2L); Laplace: σ = L, 1/L."""
   tx = optax_mtl.uncertainty_weighting(3, MIXED, optimizer=settle())
   state = repeat(tx, np.eye(3), 3000, losses=LOSSES)
-  close(np.exp(state.memory.log_vars), [1, 2, 1] * LOSSES, 1e-6)
-  close(state.weights, 1 / (2 * LOSSES), 1e-6)
+  close(np.exp(state.memory.log_vars), LOSSES * [1, 2, LOSSES[2]], 1e-6)
+  close(state.weights, 1 / (LOSSES * [2, 2, 1]), 1e-6)
 
 
 def test_fixed_point_of_liebel(x64):
@@ -83,10 +83,10 @@ def test_on_the_authors_toy(x64):
 @pytest.mark.parametrize("variant", ["kendall", "liebel"])
 def test_the_loss_trains_the_same_log_vars(x64, variant):
   """`s` among the params, by autodiff, against the closed form in the state."""
-  kind = ["regression", "classification"] if variant == "kendall" else None
+  kind = MIXED if variant == "kendall" else None
   rng = np.random.default_rng(0)
-  losses = jnp.asarray(rng.uniform(0.1, 3, (40, 2)))
-  tx = optax_mtl.uncertainty_weighting(2, kind, variant=variant)
+  losses = jnp.asarray(rng.uniform(0.1, 3, (40, 3)))
+  tx = optax_mtl.uncertainty_weighting(3, kind, variant=variant)
   adam = optax.adam(0.025)
 
   def objective(losses, log_vars):
@@ -97,11 +97,11 @@ def test_the_loss_trains_the_same_log_vars(x64, variant):
     weights, slope = jax.grad(objective, (0, 1))(losses, log_vars)
     change, adam_state = adam.update(slope, adam_state)
     log_vars = log_vars + change
-    _, state = tx.update(jnp.eye(2), state, losses=losses)
+    _, state = tx.update(jnp.eye(3), state, losses=losses)
     return (state, log_vars, adam_state), (state, log_vars, weights)
 
   with jax.numpy_dtype_promotion("standard"):
-    zeros = jnp.zeros(2)
+    zeros = jnp.zeros(3)
     start = (tx.init(zeros), zeros, adam.init(zeros))
     states, log_vars, weights = jax.jit(
       lambda start: jax.lax.scan(both, start, losses)[1]

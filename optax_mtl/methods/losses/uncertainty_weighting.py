@@ -15,12 +15,30 @@ from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
 from optax_mtl.methods._task_optimizer import task_optimizer
 
-Kind = Literal["regression", "classification"]
+Kind = Literal["regression", "classification", "laplace"]
 Kinds = Kind | Sequence[Kind] | Mapping[str, Kind]
 Variant = Literal["kendall", "liebel"]
 
-#: The factor on `exp(-s) L`: 1/2 for a Gaussian likelihood, 1 for a softmax.
-_FACTORS: Mapping[str, float] = {"regression": 0.5, "classification": 1.0}
+#: Kind -> the factor `a` and the power `p` of the loss's term `a exp(-p s) L`:
+#: `L / (2 σ²)` of a Gaussian likelihood, `L / σ²` of a softmax, `L / σ` of a
+#: Laplace distribution with scale σ.
+_KINDS: Mapping[str, tuple[float, float]] = {
+  "regression": (0.5, 1.0),
+  "classification": (1.0, 1.0),
+  "laplace": (1.0, 0.5),
+}
+
+
+class _Terms(NamedTuple):
+  """How each loss enters the objective, `a exp(-p s) L`.
+
+  Attributes:
+    factors: `a` [T], with the tasks' names if they were given.
+    powers: `p` [T].
+  """
+
+  factors: _checks.TaskArgument
+  powers: jax.Array
 
 
 class UncertaintyWeightingMemory(NamedTuple):
@@ -35,10 +53,8 @@ class UncertaintyWeightingMemory(NamedTuple):
   log_var_optimizer: optax.OptState
 
 
-def _factors(
-  kind: Kinds | None, variant: Variant, num_tasks: int
-) -> _checks.TaskArgument:
-  """The factor of each task, from `kind` as the user gave it."""
+def _terms(kind: Kinds | None, variant: Variant, num_tasks: int) -> _Terms:
+  """Factor and power of each task, from `kind` as the user gave it."""
   _checks.check_choice("variant", variant, ("kendall", "liebel"))
   if variant == "liebel":
     if kind is not None:
@@ -60,10 +76,16 @@ def _factors(
       f"{len(kinds)}."
     )
   for name in kinds:
-    _checks.check_choice("kind", name, tuple(_FACTORS))
-  factors = np.asarray([_FACTORS[name] for name in kinds])
-  values = _checks.task_vector(factors, num_tasks, "kind")
-  return _checks.TaskArgument(values, _checks.task_names(kind), "kind")
+    _checks.check_choice("kind", name, tuple(_KINDS))
+  factors, powers = np.array([_KINDS[name] for name in kinds]).T
+  return _Terms(
+    _checks.TaskArgument(
+      _checks.task_vector(factors, num_tasks, "kind"),
+      _checks.task_names(kind),
+      "kind",
+    ),
+    _checks.task_vector(powers, num_tasks, "kind"),
+  )
 
 
 def uncertainty_loss(
@@ -76,13 +98,15 @@ def uncertainty_loss(
   """The objective itself, to train `log_vars` among the params.
 
   `Σ a_i exp(-s_i) L_i + s_i / 2` with `a_i` 1/2 for regression and 1 for
-  classification; Liebel's variant is `Σ exp(-s_i) L_i / 2 + log(1 + exp(s_i))`.
-  Keep `log_vars` out of weight decay.
+  classification, `exp(-s_i / 2) L_i + s_i / 2` for "laplace"; Liebel's variant
+  is `Σ exp(-s_i) L_i / 2 + log(1 + exp(s_i))`. Keep `log_vars` out of weight
+  decay.
 
   Args:
     losses: Array [T], or a sequence or dict of scalars.
     log_vars: `s_i = log σ_i²` [T], in the same forms.
-    kind: "regression" (default) or "classification", or one for each task.
+    kind: "regression" (default), "classification" or "laplace", or one for each
+      task.
     variant: "kendall" or "liebel".
 
   Returns:
@@ -99,17 +123,17 @@ def uncertainty_loss(
   """
   stacked = _checks.stack_scalars(losses, "losses")
   num_tasks = stacked.shape[0]
-  factors = _factors(kind, variant, num_tasks)
+  terms = _terms(kind, variant, num_tasks)
   _checks.common_names(
     {
       "losses": _checks.task_names(losses),
       "log_vars": _checks.task_names(log_vars),
-      "kind": factors.names,
+      "kind": terms.factors.names,
     }
   )
   stacked = stacked.astype(solver_dtype())
   s = _checks.task_vector(log_vars, num_tasks, "log_vars")
-  data = factors.values * jnp.exp(-s) * stacked
+  data = terms.factors.values * jnp.exp(-terms.powers * s) * stacked
   if variant == "liebel":
     return jnp.sum(data + jax.nn.softplus(s))
   return jnp.sum(data + s / 2)
@@ -121,7 +145,9 @@ def uncertainty_loss(
   url="https://arxiv.org/abs/1705.07115",
   weights_sum="free",
   example=lambda tasks: {
-    "kind": [("regression", "classification")[task % 2] for task in tasks]
+    "kind": [
+      ("regression", "classification", "laplace")[task % 3] for task in tasks
+    ]
   },
   claims=["positive_weights", "scale_equivariant"],
 )
@@ -140,9 +166,11 @@ def uncertainty_weighting(
   `a_i` is 1/2 for regression (Gaussian likelihood, squared error) and 1 for
   classification (softmax). The weight of task i is `a_i exp(-s_i)`, and `s` is
   trained on its own closed-form gradient by an optimizer in the state, so that
-  no weight decay reaches it. The step uses the `s` from before its update, as
+  no weight decay reaches it. An absolute error has a Laplace likelihood, whose
+  term is `L_i / σ_i + log σ_i`: `kind="laplace"`, not in the paper, weighs it
+  by `1 / σ_i = exp(-s_i / 2)`. The step uses the `s` from before its update, as
   training it among the params would. The weights' sum is free: about
-  `Σ 1 / (2 L_i)` once `s` has settled.
+  `Σ 1 / (2 L_i)` once `s` has settled, and `1 / L_i` for "laplace".
 
   In Liebel & Körner's variant the objective is
   `Σ L_i / (2 c_i²) + log(1 + c_i²)`. Here `log c_i²` is what is stored and
@@ -163,9 +191,9 @@ def uncertainty_weighting(
 
   Args:
     num_tasks: The number of tasks `T`.
-    kind: "regression" (default) or "classification", or one for each task: a
-      sequence in the order of the rows, or a dict by the tasks' names. Liebel's
-      variant takes none.
+    kind: "regression" (default), "classification" or "laplace", or one for each
+      task: a sequence in the order of the rows, or a dict by the tasks' names.
+      Liebel's variant takes none.
     variant: "kendall" (default) or "liebel".
     optimizer: Optimizer of `s`, run for each task by itself. Default:
       `optax.adam(0.025)`, the rate that the GradNorm paper uses for such
@@ -199,7 +227,7 @@ def uncertainty_weighting(
     `Auxiliary Tasks in Multi-task Learning
     <https://arxiv.org/abs/1805.06334>`_, 2018.
   """
-  factors = _factors(kind, variant, num_tasks)
+  terms = _terms(kind, variant, num_tasks)
   low, high = bounds
   if all(map(_checks.is_python_number, bounds)) and low >= high:
     raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
@@ -220,11 +248,12 @@ def uncertainty_weighting(
   ) -> tuple[jax.Array, UncertaintyWeightingMemory]:
     step.given(given)  # the names must fit
     s = memory.log_vars
-    weights = step.given(factors).astype(s.dtype) * jnp.exp(-s)
+    factors, powers = step.given(terms.factors), terms.powers
+    weights = factors.astype(s.dtype) * jnp.exp(-powers.astype(s.dtype) * s)
     prior = jnp.full_like(s, 0.5)
     if variant == "liebel":
       prior = jax.nn.sigmoid(s)
-    gradient = prior - weights * step.losses
+    gradient = prior - powers.astype(s.dtype) * weights * step.losses
     change, optimizer_state = inner.step(gradient, memory.log_var_optimizer)
     moved = jnp.clip(s + change, low, high).astype(s.dtype)
     learns = step.active & ~(step.losses < 0)
