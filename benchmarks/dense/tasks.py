@@ -237,3 +237,22 @@ def metric(task: Task, added: np.ndarray) -> float:
       return float(np.max(2 * hits / (2 * hits + wrong)))
     mean = added[0] / added[1]
     return float(np.sqrt(mean) if task.kind == "amount" else mean)
+
+
+def shown(task: Task, output: np.ndarray) -> np.ndarray:
+  """An output as what its label looks like, for pictures.
+
+  Args:
+    task: What it is of.
+    output: [N, H, W, C].
+
+  Returns:
+    Classes [N, H, W]; shares in [0, 1] [N, H, W]; else [N, H, W, C], directions
+    as unit vectors.
+  """
+  output = np.asarray(output)
+  if task.kind == "classes":
+    return output.argmax(axis=-1)
+  if task.kind == "detection":
+    return np.asarray(jax.nn.sigmoid(output[..., 0]))
+  return np.asarray(_unit(output)) if task.kind == "direction" else output
