@@ -1,10 +1,10 @@
-"""Every method on dense prediction: `python -m benchmarks.dense.compare --help`.
+"""Dense prediction with every method: `python -m benchmarks.dense.compare -h`.
 
 Trains an encoder with a decoder for each task on rendered scenes, with every
 method, beside single-task networks, equal weights, and a grid of fixed weights.
-Validation chooses a learning rate for each. Prints a table; writes JSON, pictures
-and one HTML page. What is done is kept: the same command goes on where it
-stopped, and --fresh starts anew.
+Validation chooses a learning rate for each. Prints a table; writes JSON,
+pictures and one HTML page. What is done is kept: the same command goes on where
+it stopped, and --fresh starts anew.
 """
 
 import argparse

@@ -206,8 +206,8 @@ def sentence(rows: Mapping[str, Row]) -> str:
   best = min(others, key=lambda label: others[label].difference)
   return (
     f"Of {len(others)} methods {len(verdicts['better'])} are better than equal "
-    f"weights beyond the spread over seeds, {len(verdicts['worse'])} worse, and "
-    f"{len(verdicts['even'])} even; {best} ends at a Δm of "
+    f"weights beyond the spread over seeds, {len(verdicts['worse'])} worse, "
+    f"and {len(verdicts['even'])} even; {best} ends at a Δm of "
     f"{rows[best].delta_m.mean():+.1f} %, equal weights at "
     f"{rows[EQUAL].delta_m.mean():+.1f} %."
   )

@@ -357,7 +357,7 @@ def train(
     trainer(seed, point, rate, on_progress)
     for seed in range(settings.num_seeds)
   ]
-  outputs = problem.outputs(
+  outputs = jax.jit(problem.outputs)(
     found[0]["params"], found[0]["stats"], problem.test["image"][:_SAMPLES]
   )
   ends = range(0, settings.steps, settings.eval_every)
