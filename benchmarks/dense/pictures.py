@@ -114,11 +114,14 @@ def curves(
     + ("↑" if tasks.TASKS[name].higher_is_better else "↓")
     for name in problem.tasks
   ]
-  figure, axes = pictures.panels(1, titles, 5.2 * len(titles), 5.2)
-  for column, ax in enumerate(axes[0]):
-    ax.set(xscale="linear", xlabel="step")
-    # Each task has a scale of its own.
-    ax.sharey(ax)
+  # Panels of one row share their scale, and each task has its own.
+  figure, axes = pictures.panels(
+    len(titles), [""], 6.5, 1.0 + 2.6 * len(titles)
+  )
+  for column, ax in enumerate(axes[:, 0]):
+    ax.set(xscale="linear", ylabel=titles[column])
+    if column == problem.num_tasks - 1:
+      ax.set_xlabel("step")
     pictures.label_lines(
       ax,
       {
