@@ -339,7 +339,7 @@ def test_own_methods():
 
 @pytest.mark.as_users
 def test_dense():
-  """The recipes for BatchNorm, in linen and NNX, with labels that are absent."""
+  """The recipes for BatchNorm in linen and NNX, with a task that is absent."""
   pytest.importorskip("flax")
   code = _checked("\n".join(_python(ROOT / "docs" / "dense.md")))
   assert code.count("_same(") == 4  # The function, and three comments.

@@ -22,6 +22,7 @@ from rich.progress import (
 from rich.table import Table
 
 import optax_mtl
+from benchmarks.common import curves
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
@@ -107,7 +108,7 @@ def write(
   data: Any,
   figures: Mapping[str, "Figure"] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes `<name>.json` and a PNG for each figure.
+  """Writes `<name>.json`, and for each figure a PNG, if it has curves an SVG.
 
   Args:
     folder: Where to; it is made if it is not there.
@@ -127,6 +128,11 @@ def write(
   for stem, figure in (figures or {}).items():
     paths.append(folder / f"{stem}.png")
     figure.savefig(paths[-1], dpi=150)
+    svg = paths[-1].with_suffix(".svg")
+    # One of an earlier run must not stand beside the new picture.
+    svg.unlink(missing_ok=True)
+    if (drawn := curves.as_svg(figure)) is not None:
+      svg.write_text(drawn, encoding="utf-8")
   return paths
 
 

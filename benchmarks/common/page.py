@@ -1,4 +1,8 @@
-"""One HTML page, pictures and all in one file."""
+"""One HTML page, pictures and all in one file.
+
+A click on a column's title sorts the table, and curves say their names under
+the pointer: `page.js` and `page.css`, which the page carries.
+"""
 
 import base64
 import dataclasses
@@ -15,20 +19,12 @@ _PAGE = string.Template("""<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>$title</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto;
-         max-width: 70rem; padding: 0 1rem; }
-  table { border-collapse: collapse; font-size: .85rem; width: 100%; }
-  th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap;
-           font-variant-numeric: tabular-nums; }
-  th:first-child, td:first-child { text-align: left; }
-  thead th { border-bottom: 2px solid #222; }
-  tbody tr:nth-child(even) { background: #f4f4f4; }
-  .scroll { overflow-x: auto; }
-  img { max-width: 100%; height: auto; }
-  .small { color: #555; font-size: .85rem; }
-</style>
+$style</style>
 $sections
 <p class="small">$versions. Written $date.</p>
+<div id="tip" hidden></div>
+<script>
+$script</script>
 </html>
 """)
 
@@ -45,6 +41,9 @@ $figures
 """)
 
 
+_HERE = pathlib.Path(__file__).parent
+
+
 @dataclasses.dataclass(frozen=True)
 class Section:
   """What one comparison shows.
@@ -56,7 +55,8 @@ class Section:
     head: The column titles.
     rows: The cells, as text.
     notes: What a reader of the table has to know.
-    pictures: Caption to PNG file.
+    pictures: Caption to PNG file; if there is an SVG file beside it, that is
+      shown, whose curves have names.
   """
 
   title: str
@@ -86,8 +86,11 @@ def _cells(tag: str, texts: Sequence[str]) -> str:
 
 
 def _figure(caption: str, path: pathlib.Path) -> str:
-  code = base64.b64encode(path.read_bytes()).decode()
   caption = html.escape(caption)
+  curves = path.with_suffix(".svg")
+  if curves.exists():
+    return f"<h2>{caption}</h2>\n{curves.read_text(encoding='utf-8')}"
+  code = base64.b64encode(path.read_bytes()).decode()
   return (
     f'<h2>{caption}</h2>\n<img alt="{caption}" '
     f'src="data:image/png;base64,{code}">'
@@ -122,6 +125,8 @@ def render(sections: Sequence[Section], versions: Mapping[str, Any]) -> str:
   ]
   return _PAGE.substitute(
     title=html.escape(sections[0].title),
+    style=(_HERE / "page.css").read_text(encoding="utf-8"),
+    script=(_HERE / "page.js").read_text(encoding="utf-8"),
     sections="\n".join(parts),
     versions=html.escape(listed(versions)),
     date=datetime.date.today().isoformat(),

@@ -126,7 +126,7 @@ def label_lines(
     else:
       colour = GREY
       style = {"color": "#c4c4c4", "linewidth": 0.9, "zorder": 2}
-    ax.plot(x, y, **style)
+    ax.plot(x, y, label=name, **style)
     finite = np.flatnonzero(np.isfinite(y))
     if finite.size:
       ends[name] = (float(x[finite[-1]]), float(y[finite[-1]]), colour)
