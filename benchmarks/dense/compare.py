@@ -86,6 +86,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   if not args.rates or min(args.rates) <= 0:
     parser.error("--rates must be positive")
   options.check_known(parser, "tasks", args.tasks, tasks.TASKS)
+  if len(set(args.tasks)) < 2:
+    parser.error("--tasks must name two tasks at least")
   if args.methods == ["all"]:
     args.methods = list(recipes.LABELS)
   unknown = [name for name in args.methods if not recipes.is_known(name)]

@@ -227,7 +227,7 @@ def build(
   Raises:
     ValueError: A task or the network is unknown, or the size does not fit.
   """
-  names = tuple(sorted(names))
+  names = tuple(sorted(set(names)))
   if unknown := sorted(set(names) - set(tasks.TASKS)):
     raise ValueError(f"Unknown tasks {unknown}; there are {list(tasks.TASKS)}.")
   if network not in _MODELS:

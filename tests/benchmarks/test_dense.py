@@ -196,7 +196,7 @@ def test_all_sources_see_one_update_of_the_statistics(small):
   give one update; with MGDA those of the params agree. The last batch has no
   depth.
   """
-  params, stats = jax.jit(small.init)(jax.random.key(0))
+  params, stats = once(small.init)(jax.random.key(0))
   fixed = optax_mtl.fixed_weighting(2, {"depth": 0.3, "segmentation": 2.0})
   mgda = optax_mtl.mgda(2)
 
@@ -247,7 +247,7 @@ def test_all_sources_see_one_update_of_the_statistics(small):
 @pytest.mark.standard_promotion
 def test_the_representations_gram_matrix_is_that_of_the_features(small):
   """MGDA-UB measures at what `encode` returns, and nowhere else."""
-  params, stats = jax.jit(small.init)(jax.random.key(1))
+  params, stats = once(small.init)(jax.random.key(1))
   batch = problem.sample(small.train, np.arange(4))
 
   @once
@@ -277,7 +277,7 @@ def test_the_representations_gram_matrix_is_that_of_the_features(small):
 @pytest.mark.standard_promotion
 def test_linen_and_nnx_are_one_network(small):
   """NNX's functions on linen's params: the same outputs and statistics."""
-  params, stats = jax.jit(small.init)(jax.random.key(2))
+  params, stats = once(small.init)(jax.random.key(2))
   channels = {name: TASKS[name].channels for name in small.tasks}
   nnx = network_nnx.nnx_model(channels, (3, 4, 3))
 
@@ -314,23 +314,55 @@ def test_linen_and_nnx_are_one_network(small):
 # -- recipes -------------------------------------------------------------------
 
 
+#: Leaves as the network names them, and losses and the like.
+LEAVES = {
+  "trunk": {"block_3": {"conv": jnp.ones((2, 3))}},
+  "heads_depth": {"out": jnp.ones((2, 2))},
+}
+NUMBERS = jnp.full((2,), 0.5)
+
+
 @pytest.mark.standard_promotion
 @pytest.mark.parametrize("label", recipes.LABELS[1:])
-def test_every_row_has_a_step(small, label):
+def test_every_row_has_a_recipe(small, label):
   """Shapes alone: nothing is compiled."""
+  recipe = recipes.recipe(label, small, 10, 2)
+  params = jax.tree.map(lambda leaf: leaf[0], LEAVES)
+  extra = {
+    "losses": NUMBERS,
+    "active": NUMBERS > 0,
+    **{name: NUMBERS for name in recipe.passes},
+  }
+
+  def update(point):
+    tx = recipe.build(point)
+    return tx.update(LEAVES, tx.init(params), params, **extra)[0]
+
+  point = jnp.asarray(recipe.points[0], jnp.float32)
+  shapes = jax.eval_shape(update, point)
+  assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, params)
+  assert recipe.heads == ("weighted" if "weighted" in label else "sum")
+  assert (recipe.source == "representation") == ("-ub" in label)
+
+
+@pytest.mark.standard_promotion
+@pytest.mark.parametrize("label", ["famo", "dtp-ub-weighted"])
+def test_a_step_returns_what_it_takes(small, label):
+  """So that it can be called again; shapes alone."""
   settings = Settings(10, 4, 1, 5, (1e-3,))
   recipe = recipes.recipe(label, small, 10, 2)
   init, step = make_step(small, recipe, settings)
-  key = jax.random.key(0)
-  params, stats = jax.eval_shape(small.init, key)
-  point = jnp.asarray(recipe.points[0], jnp.float32)
-  carry = jax.eval_shape(init, params, stats, point)
+  params, stats = jax.eval_shape(small.init, jax.random.key(0))
+  carry = jax.eval_shape(init, params, stats, jnp.zeros(1))
   after = jax.eval_shape(
-    step, carry, point, jnp.zeros(()), small.train, jnp.zeros(4, jnp.int32)
+    step,
+    carry,
+    jnp.zeros(1),
+    jnp.zeros(()),
+    small.train,
+    jnp.zeros(4, jnp.int32),
   )
-  assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, carry)
-  assert recipe.heads == ("weighted" if "weighted" in label else "sum")
-  assert (recipe.source == "representation") == ("-ub" in label)
+  assert after == carry
 
 
 def test_labels_that_are_no_method_are_named(capsys):
