@@ -20,9 +20,9 @@ from benchmarks.common import options, output, page
 from benchmarks.dense import problem as problems
 from benchmarks.dense import recipes, report, tasks
 from benchmarks.dense.problem import Problem
+from benchmarks.dense.trainer import Settings
 from benchmarks.dense.training import (
   Run,
-  Settings,
   num_trainings,
   time_steps,
   train,

@@ -13,7 +13,8 @@ from benchmarks.common.ranking import Standing
 from benchmarks.dense import pictures, tasks
 from benchmarks.dense.problem import MISSING, Problem
 from benchmarks.dense.recipes import EQUAL, SINGLE_TASK, SWEEP
-from benchmarks.dense.training import Run, Settings
+from benchmarks.dense.trainer import Settings
+from benchmarks.dense.training import Run
 from optax_mtl import metrics
 
 Runs = Mapping[str, Run]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.dense.scenes import CLASSES
+from benchmarks.dense.casting import CLASSES
 
 #: Thresholds of detections: the survey reports the best one over the data set.
 _THRESHOLDS = np.arange(0.05, 1.0, 0.05, dtype=np.float32)

@@ -1,5 +1,7 @@
 """The rendered scenes: what geometry says that they must hold."""
 
+import dataclasses
+
 import numpy as np
 
 from benchmarks.dense import scenes
@@ -13,7 +15,7 @@ def a_scene(**replaced):
     "camera": np.array([[0.8, 0.0]]),
     "wall": np.array([[9.0, 0.0]]),
   } | replaced
-  return scenes.dataclasses.replace(drawn, **fields)
+  return dataclasses.replace(drawn, **fields)
 
 
 def seen(scene, size=64):
