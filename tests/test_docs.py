@@ -337,6 +337,15 @@ def test_own_methods():
   _run(code)
 
 
+@pytest.mark.as_users
+def test_dense():
+  """The recipes for BatchNorm in linen and NNX, with a task that is absent."""
+  pytest.importorskip("flax")
+  code = _checked("\n".join(_python(ROOT / "docs" / "dense.md")))
+  assert code.count("_same(") == 4  # The function, and three comments.
+  _run(code)
+
+
 def test_adding_a_method(tmp_path):
   """The walk-through, in a copy: its files, in their places, are enough."""
   for folder in ("optax_mtl", "benchmarks", "docs"):

@@ -1,0 +1,1 @@
+"""Dense prediction: one image, several targets for each of its pixels."""
