@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from benchmarks.common import timing
+from benchmarks.common.sweeps import sweep_weights
 from benchmarks.dense import recipes, tasks
 from benchmarks.dense.problem import Problem, sample
 from benchmarks.dense.recipes import Recipe
@@ -102,7 +103,7 @@ def _tune(
 
 def num_trainings(label: str, num_tasks: int, settings: Settings) -> int:
   """How many networks a row takes, those that tune it included."""
-  points = len(recipes.sweep_weights(num_tasks, 9))
+  points = len(sweep_weights(num_tasks, 9))
   points = points if label == recipes.SWEEP else 1
   tuned = points + len(settings.rates) - 1
   number = settings.num_seeds + (tuned if tuned > 1 else 0)
