@@ -12,7 +12,7 @@ from benchmarks.common.sweeps import sweep_weights
 from benchmarks.dense import recipes, tasks
 from benchmarks.dense.problem import Problem, sample
 from benchmarks.dense.recipes import Recipe
-from benchmarks.dense.trainer import Settings, Trainer
+from benchmarks.dense.trainer import Settings, Trainer, compiled
 from optax_mtl import metrics
 
 #: The networks that validation chooses by start from this seed, which is not
@@ -150,7 +150,7 @@ def train(
     trainer(seed, point, rate, on_progress)
     for seed in range(settings.num_seeds)
   ]
-  outputs = jax.jit(problem.outputs)(
+  outputs = compiled(problem.outputs)(
     found[0]["params"], found[0]["stats"], problem.test["image"][:_SAMPLES]
   )
   ends = range(0, settings.steps, settings.eval_every)

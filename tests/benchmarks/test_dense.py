@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 import optax_mtl
-from benchmarks.dense import compare, network_nnx, problem, recipes, report
+from benchmarks.dense import (
+  compare,
+  network_nnx,
+  problem,
+  recipes,
+  report,
+  trainer,
+)
 from benchmarks.dense.tasks import TASKS
 from benchmarks.dense.trainer import Settings, batches, make_step
 from benchmarks.dense.training import Run
@@ -175,7 +182,7 @@ LEAVES = {
   "trunk": {"block_3": {"conv": jnp.ones((2, 3))}},
   "heads_depth": {"out": jnp.ones((2, 2))},
 }
-NUMBERS = jnp.full((2,), 0.5)
+NUMBERS = {"depth": jnp.full((), 0.5), "segmentation": jnp.full((), 0.5)}
 
 
 @pytest.mark.standard_promotion
@@ -186,8 +193,7 @@ def test_every_row_has_a_recipe(small, label):
   params = jax.tree.map(lambda leaf: leaf[0], LEAVES)
   extra = {
     "losses": NUMBERS,
-    "active": NUMBERS > 0,
-    **{name: NUMBERS for name in recipe.passes},
+    **dict.fromkeys(recipe.passes, NUMBERS),
   }
 
   def update(point):
@@ -252,6 +258,7 @@ def compared(small, tmp_path_factory):
     pytest.MonkeyPatch.context() as patch,
   ):
     patch.setattr(compare.problems, "build", lambda *args, **kwargs: small)
+    patch.setattr(trainer, "_JIT", once)
     assert compare.main([*argv, "--markdown"]) == 0
   return out, argv
 
