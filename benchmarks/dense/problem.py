@@ -1,12 +1,9 @@
 """Scenes and a network for some tasks, as functions that a training needs.
 
 >>> problem = build(("depth", "edges"), num_train=4, num_held_out=2, size=8)
->>> params, stats = problem.init(jax.random.key(0))
->>> batch = sample(problem.train, np.arange(4))
->>> step = problem.value_and_grads("stacked")
->>> (losses, (stats, kpis)), grads = step(params, stats, batch)
->>> sorted(losses), grads.num_tasks
-(['depth', 'edges'], 2)
+>>> params, stats = jax.eval_shape(problem.init, jax.random.key(0))
+>>> sorted(params)
+['heads_depth', 'heads_edges', 'trunk']
 """
 
 import dataclasses
