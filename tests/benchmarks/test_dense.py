@@ -221,6 +221,15 @@ def test_a_step_returns_what_it_takes(small, label):
   assert shapes_of(after) == shapes_of(carry)
 
 
+def test_a_single_task_has_a_network_with_one_decoder(small):
+  alone = small.only("depth")
+  params, _ = jax.eval_shape(alone.init, jax.random.key(0))
+  whole, _ = jax.eval_shape(small.init, jax.random.key(0))
+  assert sorted(params) == ["heads_depth", "trunk"]
+  assert shapes_of(params) == shapes_of({name: whole[name] for name in params})
+  assert list(alone.train["labels"]) == ["depth"]
+
+
 def test_labels_that_are_no_method_are_named(capsys):
   assert recipes.is_known("cagrad-ub-weighted")
   for label in ("nonsense", "mgda-nonsense", "ntk_weighting"):
