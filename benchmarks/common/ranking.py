@@ -155,7 +155,7 @@ HEADER = (
   "mean\nrank ↓",
   "beats best\nfixed",
   "Δm − equal's,\n95 % interval",
-  "",
+  "verdict",
 )
 
 

@@ -1,12 +1,9 @@
 """Scenes and a network for some tasks, as functions that a training needs.
 
 >>> problem = build(("depth", "edges"), num_train=4, num_held_out=2, size=8)
->>> params, stats = problem.init(jax.random.key(0))
->>> batch = sample(problem.train, np.arange(4))
->>> step = problem.value_and_grads("stacked")
->>> (losses, (stats, kpis)), grads = step(params, stats, batch)
->>> sorted(losses), grads.num_tasks
-(['depth', 'edges'], 2)
+>>> params, stats = jax.eval_shape(problem.init, jax.random.key(0))
+>>> sorted(params)
+['heads_depth', 'heads_edges', 'trunk']
 """
 
 import dataclasses
@@ -44,6 +41,7 @@ class Problem:
 
   Attributes:
     tasks: T names, sorted, which is the order of all rows.
+    make_model: From the channels of each task's output to a network.
     model: The network.
     train: See `scenes.render`; on the device, with the labels of these tasks.
     validation: To choose weights and rates by; all images have all labels.
@@ -51,6 +49,7 @@ class Problem:
   """
 
   tasks: tuple[str, ...]
+  make_model: Callable[[Mapping[str, int]], Model]
   model: Model
   train: Batch
   validation: Batch
@@ -71,6 +70,7 @@ class Problem:
     return dataclasses.replace(
       self,
       tasks=(task,),
+      model=self.make_model(_channels((task,))),
       **{
         split: _of_tasks(getattr(self, split), (task,))
         for split in ("train", "validation", "test")
@@ -189,6 +189,11 @@ class Problem:
     )
 
 
+def _channels(names: Sequence[str]) -> dict[str, int]:
+  """Of each task's output."""
+  return {name: tasks.TASKS[name].channels for name in names}
+
+
 def _of_tasks(data: Batch, names: Sequence[str]) -> Batch:
   """The data with the labels of these tasks alone."""
   return {
@@ -241,12 +246,13 @@ def build(
     rendered = scenes.render(number, size, 3 * seed + part, missing=missing)
     return jax.tree.map(jnp.asarray, _of_tasks(rendered, names))
 
-  model = _MODELS[network](
-    {name: tasks.TASKS[name].channels for name in names}, widths
-  )
+  def make_model(channels: Mapping[str, int]) -> Model:
+    return _MODELS[network](channels, widths)
+
   return Problem(
     tasks=names,
-    model=model,
+    make_model=make_model,
+    model=make_model(_channels(names)),
     train=data(num_train, 0, MISSING),
     validation=data(num_held_out, 1, 0.0),
     test=data(num_held_out, 2, 0.0),

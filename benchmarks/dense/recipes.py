@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 import optax_mtl
+from benchmarks.common.sweeps import sweep_weights
 from benchmarks.dense import tasks
 from benchmarks.dense.problem import Heads, Problem, Source
-from benchmarks.quality.recipes import sweep_weights
 
 SINGLE_TASK = "single_task"
 EQUAL = "equal_weighting"

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from benchmarks.common import timing
+from benchmarks.common.sweeps import sweep_weights
 from benchmarks.dense import recipes, tasks
 from benchmarks.dense.problem import Problem, sample
 from benchmarks.dense.recipes import Recipe
-from benchmarks.dense.trainer import Settings, Trainer
+from benchmarks.dense.trainer import Settings, Trainer, compiled
 from optax_mtl import metrics
 
 #: The networks that validation chooses by start from this seed, which is not
@@ -102,7 +102,7 @@ def _tune(
 
 def num_trainings(label: str, num_tasks: int, settings: Settings) -> int:
   """How many networks a row takes, those that tune it included."""
-  points = len(recipes.sweep_weights(num_tasks, 9))
+  points = len(sweep_weights(num_tasks, 9))
   points = points if label == recipes.SWEEP else 1
   tuned = points + len(settings.rates) - 1
   number = settings.num_seeds + (tuned if tuned > 1 else 0)
@@ -149,7 +149,7 @@ def train(
     trainer(seed, point, rate, on_progress)
     for seed in range(settings.num_seeds)
   ]
-  outputs = jax.jit(problem.outputs)(
+  outputs = compiled(problem.outputs)(
     found[0]["params"], found[0]["stats"], problem.test["image"][:_SAMPLES]
   )
   ends = range(0, settings.steps, settings.eval_every)

@@ -7,6 +7,7 @@ import numpy as np
 
 import optax_mtl
 from benchmarks.common import examples
+from benchmarks.common.sweeps import sweep_weights
 from benchmarks.networks.trunk_and_heads import Problem
 from benchmarks.quality.training import Recipe, Settings
 
@@ -44,23 +45,6 @@ def _specific(
       else {"norm_params": problem.last_shared_mask}
     ),
   }.get(name, {})
-
-
-def sweep_weights(num_tasks: int, size: int) -> np.ndarray:
-  """A grid of fixed weights [N, T] that sum to T.
-
-  For two tasks, `size` points on a line. For more, equal weights, and each task
-  four times as heavy or as light as the others.
-  """
-  if num_tasks == 2:
-    first = np.arange(1, size + 1) / (size + 1)
-    weights = np.stack([first, 1 - first], axis=1)
-  else:
-    up, down = np.ones((2, num_tasks, num_tasks))
-    np.fill_diagonal(up, 4.0)
-    np.fill_diagonal(down, 0.25)
-    weights = np.concatenate([np.ones((1, num_tasks)), up, down])
-  return num_tasks * weights / weights.sum(axis=1, keepdims=True)
 
 
 def _preferences(num_tasks: int) -> tuple[np.ndarray, np.ndarray]:

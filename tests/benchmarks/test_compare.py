@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.quality import compare, recipes, training
+from benchmarks.common.sweeps import sweep_weights
+from benchmarks.quality import compare, training
 
 pytest.importorskip("sklearn")
 
@@ -126,7 +127,7 @@ def test_an_unknown_method_is_named(capsys):
 
 @pytest.mark.parametrize("num_tasks", [2, 3, 7])
 def test_sweep_weights_sum_to_the_number_of_tasks(num_tasks):
-  weights = recipes.sweep_weights(num_tasks, 9)
+  weights = sweep_weights(num_tasks, 9)
   # Sums of at most 7 float64 numbers below 7.
   assert abs(weights.sum(axis=1) - num_tasks).max() < 1e-14
   assert (weights > 0).all()

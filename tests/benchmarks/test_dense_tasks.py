@@ -110,6 +110,7 @@ def test_without_a_label_losses_are_zero_and_nothing_is_nan(outputs_and_labels):
     assert (slope[~mask] == 0).all() and (slope[mask] != 0).any()
 
 
+@pytest.mark.standard_promotion
 def test_metrics_add_up_over_parts_of_a_data_set(outputs_and_labels):
   outputs, labels, mask = outputs_and_labels
 
