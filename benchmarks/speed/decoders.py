@@ -11,7 +11,6 @@ seconds that tracing and compiling took, and writes JSON.
 import argparse
 import functools
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
-from rich.table import Table
 
 import optax_mtl
 from benchmarks.common import options, output, timing
+from benchmarks.speed import ways
 from optax_mtl import solvers
 
 Params = dict[str, Any]
@@ -141,55 +140,13 @@ def steps(num_tasks: int) -> dict[str, Step]:
 
 def measure(num_tasks: int, repeats: int) -> list[dict[str, Any]]:
   """One row for each way."""
-  params, batch = network(num_tasks)
-  programs: dict[str, Any] = {}
-  rows: list[dict[str, Any]] = []
-  for way, step in steps(num_tasks).items():
-    jax.clear_caches()
-    start = time.perf_counter()
-    programs[way] = jax.jit(step).lower(params, batch).compile()
-    rows.append(
-      {
-        "tasks": num_tasks,
-        "way": way,
-        "first_call": time.perf_counter() - start,
-        "flops": programs[way].cost_analysis()["flops"],
-        "memory": programs[way].memory_analysis().temp_size_in_bytes,
-      }
-    )
-  timings = timing.interleave(
-    {
-      way: lambda p=program: jax.block_until_ready(p(params, batch))
-      for way, program in programs.items()
-    },
+  return ways.measure(
+    steps(num_tasks),
+    network(num_tasks),
     repeats=repeats,
     seconds=20,
+    tasks=num_tasks,
   )
-  for row in rows:
-    row["seconds"] = timings[row["way"]].median
-  return rows
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-  """One row for each number of tasks and way."""
-  result = output.new_table(
-    "times, FLOPs and memory of the plain summed step; seconds to compile",
-    ["T", "way", "time", "FLOPs", "memory", "trace and compile"],
-  )
-  first: dict[str, Any] = {}
-  for row in rows:
-    if row["way"] == "plain":
-      first = row
-    flops = f"{row['flops'] / first['flops']:.2f}"
-    result.add_row(
-      str(row["tasks"]),
-      row["way"],
-      f"{row['seconds'] / first['seconds']:.2f}",
-      "" if row["way"] in LOOPS else flops,
-      f"{row['memory'] / first['memory']:.2f}",
-      f"{row['first_call']:.2f}",
-    )
-  return result
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -213,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       rows += measure(num_tasks, args.repeats)
   except KeyboardInterrupt:
     console.print("[yellow]Stopped.")
-  console.print(table(rows))
+  console.print(ways.table(rows, {"T": "tasks"}, LOOPS))
   data = {"machine": machine, "rows": rows}
   output.say_wrote(output.write(args.out, "decoders", data))
   return 0

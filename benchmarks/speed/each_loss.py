@@ -10,7 +10,6 @@ the seconds that tracing and compiling took, and writes JSON.
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +17,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
-from rich.table import Table
 
 import optax_mtl
 from benchmarks.common import options, output, timing
+from benchmarks.speed import ways
 from optax_mtl.sources import as_task_gradients
 
 #: Params, losses as a function of params and data, and the data.
@@ -115,57 +114,14 @@ def steps(losses: Any, num_tasks: int) -> dict[str, Callable[..., Any]]:
 def measure(name: str, num_tasks: int, repeats: int) -> list[dict[str, Any]]:
   """One row for each way."""
   params, losses, data = PROBLEMS[name](num_tasks)
-  programs: dict[str, Any] = {}
-  rows: list[dict[str, Any]] = []
-  for way, step in steps(losses, num_tasks).items():
-    jax.clear_caches()
-    start = time.perf_counter()
-    programs[way] = jax.jit(step).lower(params, data).compile()
-    rows.append(
-      {
-        "problem": name,
-        "tasks": num_tasks,
-        "way": way,
-        "first_call": time.perf_counter() - start,
-        # Of a loop, one turn.
-        "flops": programs[way].cost_analysis()["flops"],
-        "memory": programs[way].memory_analysis().temp_size_in_bytes,
-      }
-    )
-  timings = timing.interleave(
-    {
-      way: lambda p=program: jax.block_until_ready(p(params, data))
-      for way, program in programs.items()
-    },
+  return ways.measure(
+    steps(losses, num_tasks),
+    (params, data),
     repeats=repeats,
     seconds=5,
+    problem=name,
+    tasks=num_tasks,
   )
-  for row in rows:
-    row["seconds"] = timings[row["way"]].median
-  return rows
-
-
-def table(rows: Sequence[dict[str, Any]]) -> Table:
-  """One row for each problem, number of tasks and way."""
-  result = output.new_table(
-    "times, FLOPs and memory of the plain summed step; seconds to compile",
-    ["losses", "T", "way", "time", "FLOPs", "memory", "trace and compile"],
-  )
-  plain: dict[str, Any] = {}
-  for row in rows:
-    if row["way"] == "plain":
-      plain = row
-    flops = f"{row['flops'] / plain['flops']:.2f}"
-    result.add_row(
-      row["problem"],
-      str(row["tasks"]),
-      row["way"],
-      f"{row['seconds'] / plain['seconds']:.2f}",
-      "" if row["way"] == "in turn" else flops,
-      f"{row['memory'] / plain['memory']:.1f}",
-      f"{row['first_call']:.2f}",
-    )
-  return result
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -193,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       rows += measure(name, num_tasks, args.repeats)
   except KeyboardInterrupt:
     console.print("[yellow]Stopped.")
-  console.print(table(rows))
+  facts = {"losses": "problem", "T": "tasks"}
+  console.print(ways.table(rows, facts, ["in turn"]))
   data = {"machine": machine, "rows": rows}
   output.say_wrote(output.write(args.out, "each_loss", data))
   return 0
