@@ -10,7 +10,6 @@ from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
 from optax_mtl.sources.backward import Backward, differentiate
-from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.stacked import StackedTaskGradients
@@ -192,7 +191,7 @@ def value_and_task_grads(
     if source == "implicit":
       losses, vjp, aux = jax.vjp(losses_of, params, has_aux=True)
       grads = ImplicitTaskGradients(
-        canonicalize(lambda cotangent: vjp(cotangent)[0], losses),
+        lambda cotangent: vjp(cotangent)[0],
         pullbacks.like(losses),
         pullbacks.like(params),
         1 if chunk_size is None else chunk_size,

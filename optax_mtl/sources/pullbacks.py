@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from optax_mtl import _jax_internals, _jax_programs, linalg
 from optax_mtl.sources import masks, units
+from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
 
@@ -165,7 +166,10 @@ class PullbackTaskGradients(UnstoredTaskGradients):
   """Task gradients from one pullback of all losses.
 
   Attributes:
-    pullback: Function from a cotangent of the losses [T] to a gradient.
+    pullback: Function from a cotangent of the losses [T] to a gradient, fast
+      inside loops.
+    plain_pullback: The same as JAX made it, to be transposed. What `pullback`
+      does by platform would become branches, in which convolutions are slow.
     losses_like: `ShapeDtypeStruct` of the losses.
     chunk_size: How many tasks to take at once, as for `units.map_rows`.
   """
@@ -181,7 +185,7 @@ class PullbackTaskGradients(UnstoredTaskGradients):
     shared: Any = None,
     heads: Heads = "sum",
   ):
-    """See the attributes."""
+    """See the attributes; the pullback is the plain one."""
     super().__init__(
       losses_like.shape[0],
       params_like,
@@ -189,7 +193,8 @@ class PullbackTaskGradients(UnstoredTaskGradients):
       shared=shared,
       heads=heads,
     )
-    self.pullback = pullback
+    self.pullback = canonicalize(pullback, losses_like)
+    self.plain_pullback = pullback
     self.losses_like = losses_like
     self.chunk_size = chunk_size
 

@@ -346,7 +346,7 @@ def value_and_representation_grads(
     each = backward.of_each(chunk_size)
     if each is None:
       grads = TogetherTaskGradients(
-        canonicalize(pullback, losses),
+        pullback,
         canonicalize(lambda cotangent: backward.of_all(cotangent)[1], losses),
         pullbacks.like(losses),
         like,

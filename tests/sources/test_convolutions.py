@@ -301,3 +301,42 @@ class Small(flax.linen.Module):
   def __call__(self, x):
     x = flax.linen.relu(flax.linen.Conv(2, (3, 3))(x))
     return flax.linen.Conv(2, (3, 3))(x)
+
+
+@pytest.mark.parametrize("source", ["implicit", "representation"])
+def test_a_gram_matrix_has_no_other(source):
+  """Nor have the forward-mode passes, which transpose the backward pass."""
+
+  def conv(x, kernel):
+    return lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=LAYOUTS[2]
+    )
+
+  def trunk(params, x):
+    return jnp.tanh(conv(x, params["trunk"]))
+
+  def heads(params, z, x):
+    del x
+    return [jnp.mean(conv(z, kernel) ** 2) for kernel in params["heads"]]
+
+  if source == "implicit":
+    losses = lambda params, x: heads(params, trunk(params, x), x)  # noqa: E731
+    grads_of = optax_mtl.value_and_task_grads(losses, source=source)
+  else:
+    grads_of = optax_mtl.value_and_representation_grads(
+      trunk, heads, chunk_size=1
+    )
+  params = {
+    "trunk": draw(0, (3, 3, 2, 4)),
+    "heads": [draw(1, (3, 3, 4, 5)), draw(2, (3, 3, 4, 3))],
+  }
+  x = draw(3, (2, 6, 6, 2))
+  tx = optax_mtl.mgda(2)
+
+  def update(params):
+    _, grads = grads_of(params, x)
+    return tx.update(grads, tx.init(params), params)[0]
+
+  last = r"\[b, [\d, ]+, f\]"
+  for layout in layouts_on("cpu", update, params):
+    assert re.fullmatch(rf"{last}x\[[\d, ]+, i, o\]->{last}", layout), layout
