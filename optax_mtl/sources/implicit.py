@@ -76,9 +76,7 @@ class ImplicitTaskGradients(PullbackTaskGradients):
       tangent = masks.put(
         mask, [_conjugate(leaf) for leaf in gradient], self.params_like
       )
-      transposed = jax.linear_transpose(
-        self.plain_pullback, self.losses_like
-      )
+      transposed = jax.linear_transpose(self.plain_pullback, self.losses_like)
       return transposed(tangent)[0]
 
     example = masks.pick(mask, self.params_like)
