@@ -3,7 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optax_mtl.plot._drawing import COLOURS, GREY, bare_axes, line_style
+from optax_mtl.plot._drawing import (
+  COLOURS,
+  GREY,
+  bare_axes,
+  legend_beside,
+  line_style,
+)
 
 if TYPE_CHECKING:
   import numpy as np
@@ -50,18 +56,6 @@ def draw(
 ) -> None:
   """A line through dots, in the style of that index."""
   ax.plot(x, y, label=label, marker=marker, markersize=3, **line_style(index))
-
-
-def legend_beside(figure: "Figure", ax: "Axes") -> None:
-  """What the lines of one panel mean, right of all; dashes show as such."""
-  handles, labels = ax.get_legend_handles_labels()
-  figure.legend(
-    handles,
-    labels,
-    loc="outside right center",
-    frameon=False,
-    handlelength=3.5,
-  )
 
 
 def spread_apart(places: Sequence[float], least: float) -> list[float]:

@@ -220,11 +220,9 @@ _RULES: tuple[Callable[[Figures], Advice | None], ...] = (
 
 def advise(figures: Figures) -> tuple[Advice, ...]:
   """All that the figures give reason for; if nothing, equal weights."""
-  found = tuple(
-    advice for rule in _RULES if (advice := rule(figures)) is not None
-  )
-  troubled = any(rule(figures) for rule in (_lengths_differ, _conflict))
-  if troubled:
+  by_rule = {rule: rule(figures) for rule in _RULES}
+  found = tuple(advice for advice in by_rule.values() if advice is not None)
+  if by_rule[_lengths_differ] or by_rule[_conflict]:
     return found
   return (
     Advice(

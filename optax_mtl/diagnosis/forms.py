@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from optax_mtl import sources
 from optax_mtl.sources import losses as losses_lib
+from optax_mtl.sources.terms import arguments_of
 
 #: `(params, *batch) -> losses`; a dict of terms; or a trunk and its heads.
 LossFunction = (
@@ -34,11 +35,6 @@ class Form:
   sources: Mapping[str, Source]
 
 
-def _is_several(batch: Any) -> bool:
-  """Whether a batch is several arguments: a named tuple is one."""
-  return isinstance(batch, tuple) and not hasattr(batch, "_fields")
-
-
 def _without_aux(
   source: Callable[..., Any], has_aux: bool
 ) -> Callable[..., tuple[Any, Any]]:
@@ -49,27 +45,31 @@ def _without_aux(
   return differentiated
 
 
+def _stored_or_not(
+  source: Callable[..., Any], fun: Any, has_aux: bool
+) -> dict[str, Source]:
+  """The two forms of a source that can store gradients or do without."""
+
+  def of(kind: Literal["stacked", "implicit"]) -> Source:
+    return lambda shared: _without_aux(
+      source(fun, has_aux=has_aux, source=kind, shared=shared), has_aux
+    )
+
+  return {"stacked": of("stacked"), "implicit": of("implicit")}
+
+
 def _of_terms(terms: Mapping[Any, Callable[..., Any]], has_aux: bool) -> Form:
   def loss(name: Any, params: Any, batch: Any) -> Any:
     if batch is None:
       return jnp.zeros(())
-    value = terms[name](params, *(batch if _is_several(batch) else (batch,)))
+    value = terms[name](params, *arguments_of(batch))
     return losses_lib.split(value, has_aux, f"the function of {name}")[0]
 
   def losses(params: Any, batches: Mapping[Any, Any]) -> dict[Any, Any]:
     return {name: loss(name, params, batches.get(name)) for name in terms}
 
-  def source(kind: Literal["stacked", "implicit"]) -> Source:
-    return lambda shared: _without_aux(
-      sources.value_and_task_batch_grads(
-        terms, has_aux, source=kind, shared=shared
-      ),
-      has_aux,
-    )
-
-  return Form(
-    losses, {"stacked": source("stacked"), "implicit": source("implicit")}
-  )
+  source = sources.value_and_task_batch_grads
+  return Form(losses, _stored_or_not(source, terms, has_aux))
 
 
 def _of_function(fun: Callable[..., Any], has_aux: bool) -> Form:
@@ -77,17 +77,8 @@ def _of_function(fun: Callable[..., Any], has_aux: bool) -> Form:
     value = fun(params, *batch)
     return losses_lib.split(value, has_aux, "loss_function")[0]
 
-  def source(kind: Literal["stacked", "implicit"]) -> Source:
-    return lambda shared: _without_aux(
-      sources.value_and_task_grads(
-        fun, has_aux=has_aux, source=kind, shared=shared
-      ),
-      has_aux,
-    )
-
-  return Form(
-    losses, {"stacked": source("stacked"), "implicit": source("implicit")}
-  )
+  source = sources.value_and_task_grads
+  return Form(losses, _stored_or_not(source, fun, has_aux))
 
 
 def _of_trunk_and_heads(
@@ -146,7 +137,7 @@ def as_args(batches: Sequence[Any]) -> list[tuple[Any, ...]]:
     )
   if not batches:
     raise ValueError("batches is empty: at least one is needed.")
-  return [tuple(batch) if _is_several(batch) else (batch,) for batch in batches]
+  return [arguments_of(batch) for batch in batches]
 
 
 def task_names(form: Form, params: Any, args: tuple[Any, ...]) -> list[str]:

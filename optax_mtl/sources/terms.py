@@ -216,6 +216,11 @@ def _batches(args: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
   return present
 
 
+def arguments_of(batch: Any) -> tuple[Any, ...]:
+  """What a term is called with after the params: a plain tuple is several."""
+  return batch if type(batch) is tuple else (batch,)
+
+
 def _check_call(
   key: Any, function: Callable[..., Any], num_args: int, batch: Any
 ) -> None:
@@ -270,7 +275,7 @@ def value_and_grads_of(
     key: Any, batch: Any, arguments: Arguments
   ) -> Callable[[Any], tuple[jax.Array, Any]]:
     # A named tuple is one batch with fields, and not several arguments.
-    args = batch if type(batch) is tuple else (batch,)
+    args = arguments_of(batch)
 
     def of_params(params: Any) -> tuple[jax.Array, Any]:
       given = (*arguments.join(params), *args)
