@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _jax_internals, linalg
+from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
@@ -252,12 +252,17 @@ def like_params(update: Any, params: Any) -> Any:
   return jax.tree.map(lambda u, p: u.astype(jnp.result_type(p)), update, params)
 
 
-def _norm(sizes: list[jax.Array]) -> jax.Array:
-  """The Euclidean norm of arrays that are not negative, a scalar."""
+def _square_in(leaf: jax.Array, unit: jax.Array) -> jax.Array:
+  """The squares of a leaf's entries, in units of another size."""
+  return jnp.square(jnp.abs(leaf).astype(unit.dtype) / unit)
+
+
+def _norm(leaves: list[jax.Array]) -> jax.Array:
+  """The Euclidean norm of all entries together, a scalar."""
   # Relative to the largest entry, so that no square over- or underflows.
-  largest = jnp.max(jnp.stack([jnp.max(size) for size in sizes]))
+  largest = linalg.largest(leaves)
   unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-  return unit * jnp.sqrt(sum(jnp.sum(jnp.square(s / unit)) for s in sizes))
+  return unit * jnp.sqrt(linalg.total(_square_in, leaves, numbers=[unit]))
 
 
 def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
@@ -275,19 +280,8 @@ def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   trunk = [True] * len(leaves)
   if shared is not None:
     trunk = jax.tree.leaves(shared)
-  dtype = solver_dtype()
-  sizes = [
-    jnp.abs(leaf).astype(dtype)
-    for leaf, in_trunk in zip(leaves, trunk, strict=True)
-    if in_trunk and leaf.size
-  ]
-  if not sizes:
-    return update
-  # Of sharded leaves none is copied beside another.
-  norm = _jax_internals.if_local(
-    lambda sizes: _norm(linalg.stack_alike(sizes)), _norm, sizes
-  )
-  limit = jnp.asarray(max_norm, dtype)
+  norm = _norm([leaf for leaf, on in zip(leaves, trunk, strict=True) if on])
+  limit = jnp.asarray(max_norm, solver_dtype())
   # Written so that a NaN norm gives a NaN update, and shows.
   factor = jnp.where(norm <= limit, jnp.ones_like(norm), limit / norm)
 

@@ -1,6 +1,6 @@
 """Linear algebra on trees of stacked task gradients."""
 
-from optax_mtl.linalg.alike import stack_alike
+from optax_mtl.linalg.entries import largest, total
 from optax_mtl.linalg.rows import beside, choose
 from optax_mtl.linalg.stacked import (
   combine,
@@ -20,9 +20,10 @@ __all__ = [
   "cross_gram",
   "finite",
   "gram",
+  "largest",
   "project",
   "scaled",
   "squared_norms",
-  "stack_alike",
+  "total",
   "tree_finite",
 ]

@@ -50,6 +50,28 @@ def stack(arrays: Sequence[jax.Array]) -> jax.Array:
   return jnp.concatenate(jax.lax.optimization_barrier(parts))
 
 
+def kinds(arrays: Sequence[jax.Array]) -> list[list[int]]:
+  """Which arrays are of one kind: of one shape, dtype and sharding.
+
+  Args:
+    arrays: Arrays of any shapes and dtypes.
+
+  Returns:
+    Lists of positions, in the order in which a kind first came. Shardings count
+    where they are part of the type.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> kinds([jnp.ones((3, 4)), jnp.ones(4), jnp.ones((3, 4))])
+    [[0, 2], [1]]
+  """
+  found: dict[object, list[int]] = {}
+  for position, array in enumerate(arrays):
+    kind = (array.shape, array.dtype, _jax_internals.type_of(array))
+    found.setdefault(kind, []).append(position)
+  return list(found.values())
+
+
 def alike(arrays: Sequence[jax.Array], small: int = SMALL) -> list[list[int]]:
   """Which arrays may be stacked: the positions of small ones of one kind.
 
@@ -65,14 +87,8 @@ def alike(arrays: Sequence[jax.Array], small: int = SMALL) -> list[list[int]]:
     >>> alike([jnp.ones((3, 4)), jnp.ones(4), jnp.ones((3, 4))])
     [[0, 2], [1]]
   """
-  # By all that is known of them: arrays of unequal shardings, where these are
-  # part of the type, cannot be stacked.
-  kinds: dict[object, list[int]] = {}
-  for position, array in enumerate(arrays):
-    kind = (array.shape, array.dtype, _jax_internals.type_of(array))
-    kinds.setdefault(kind, []).append(position)
   groups: list[list[int]] = []
-  for same in kinds.values():
+  for same in kinds(arrays):
     size = arrays[same[0]].size
     most = max(1, _MOST // max(1, size)) if size <= small else 1
     groups += [same[at : at + most] for at in range(0, len(same), most)]

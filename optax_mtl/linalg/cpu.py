@@ -27,6 +27,7 @@ import numpy as np
 
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.linalg import entries
 from optax_mtl.linalg.alike import alike, stack, stack_alike
 
 # Up to this many tasks the loop multiplies pairs of rows; a dense product's
@@ -264,16 +265,9 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
   return total
 
 
-def _squares(rows: jax.Array) -> jax.Array:
-  """Sums of squares `[T]` of `[leaves, T, columns]`, not writing them down."""
-  squares = jax.lax.dot_general(
-    rows,
-    rows,
-    (((2,), (2,)), ((0, 1), (0, 1))),
-    precision="highest",
-    preferred_element_type=solver_dtype(),
-  )
-  return jnp.sum(squares, axis=0)
+def _row_sums(squares: jax.Array) -> jax.Array:
+  """Sums `[T]` of squares `[T, columns]`."""
+  return jnp.sum(squares, axis=1)
 
 
 def _squares_in_lanes(block: jax.Array) -> jax.Array:
@@ -304,8 +298,7 @@ def squares(*leaves: jax.Array, num_tasks: int) -> jax.Array:
     if whole < rows.shape[1]:
       for rest in real_parts(rows[:, whole:]):
         rests.append(rest.astype(solver_dtype()))
-  for block in stack_alike(rests):
-    total = total + _squares(block)
+  total = entries.joined(jnp.square, jnp.add, _row_sums, total, [rests])
   for sources in _groups(large, _SQUARED):
     lanes = _sum_over(sources, num_tasks, _SQUARED, axes, _squares_in_lanes)
     total = total + jnp.sum(lanes, axis=1)

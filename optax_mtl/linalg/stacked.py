@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.linalg import cpu
+from optax_mtl.linalg import cpu, entries
 from optax_mtl.linalg.rows import choose
 
 # Below this many entries in the whole tree a plain product takes microseconds
@@ -380,19 +380,25 @@ def finite(tree: Any, num_tasks: int) -> jax.Array:
     >>> finite({"w": jnp.array([[3.0, jnp.nan], [1.0, 2.0]])}, 2)
     Array([False,  True], dtype=bool)
   """
-  result = jnp.ones((num_tasks,), jnp.bool_)
-  for leaf in jax.tree.leaves(tree):
-    leaf = _inexact(leaf)
-    axes = tuple(range(1, leaf.ndim))
-    # XLA's CPU backend writes out what it reduces: bytes here, and not floats,
-    # as it would for a sum of x * 0. A maximum of |x| may lose a nan.
-    result = result & jnp.all(jnp.isfinite(leaf), axis=axes)
-  return result
+  leaves = [_inexact(leaf) for leaf in jax.tree.leaves(tree)]
+  return entries.over_entries(
+    jnp.isfinite,
+    jnp.logical_and,
+    _all_of_rows,
+    jnp.ones((num_tasks,), jnp.bool_),
+    [leaves],
+  )
+
+
+def _all_of_rows(values: jax.Array) -> jax.Array:
+  """Which rows `[T, *shape]` are True throughout, [T]."""
+  return jnp.all(values, axis=tuple(range(1, values.ndim)))
 
 
 def tree_finite(tree: Any) -> jax.Array:
   """Whether all entries of all leaves are finite, a scalar bool."""
+  leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
   fine = jnp.ones((), jnp.bool_)
-  for leaf in jax.tree.leaves(tree):
-    fine &= jnp.all(jnp.isfinite(leaf))
-  return fine
+  return entries.over_entries(
+    jnp.isfinite, jnp.logical_and, jnp.all, fine, [leaves]
+  )

@@ -10,7 +10,7 @@ from compiling import AS_USERS
 
 from optax_mtl import linalg
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.linalg import cpu, stacked
+from optax_mtl.linalg import alike, cpu, stacked
 
 # Every threshold of the CPU path, from just below to just above.
 _TINY = cpu._STACKED
@@ -334,7 +334,7 @@ def test_stacks_hold_each_entry_once():
   sizes = [3, 3, 5, 3] + [5] * 40 + [300] * 2
   arrays = [jnp.full((n,), i, jnp.float32) for i, n in enumerate(sizes)]
   arrays.append(jnp.full((3,), -1, jnp.bfloat16))  # not of the others' kind
-  stacks = linalg.stack_alike(arrays, small=100)
+  stacks = alike.stack_alike(arrays, small=100)
   assert [s.shape for s in stacks] == [
     (3, 3),
     (41, 5),

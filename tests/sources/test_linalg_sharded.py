@@ -40,7 +40,7 @@ _SHARDED = """
     return linalg.combine(tree, w), linalg.combine(tree, w, keep)
 
   def collectives(text):
-    found = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|"
+    found = re.findall(r"= (.*?) (all-to-all|all-[a-z]+|collective-[a-z]+|"
                        r"reduce-scatter)(?:-start)?\\(", text)
     return [(op, re.findall(r"\\w+\\[[\\d,]*\\]", t)) for t, op in found]
 
@@ -90,6 +90,16 @@ _SHARDED = """
           assert x.sharding.is_equivalent_to(
             NamedSharding(mesh, P(*s[1:])), x.ndim), (kind, x.sharding, s)
         assert np.all(ok)
+
+  # Of one shape, and spread in two ways: none is moved next to the other.
+  mesh = jax.make_mesh((8,), ("a",), axis_types=(AxisType.Auto,))
+  pair = [jax.device_put(jnp.full((64, 64), 2.0), NamedSharding(mesh, s))
+          for s in (P("a"), P(None, "a"))]
+  compiled = jax.jit(
+    lambda pair: linalg.total(jnp.square, pair) + linalg.largest(pair)
+  ).lower(pair).compile()
+  out["entries"] = dict(
+    value=float(compiled(pair)), collectives=collectives(compiled.as_text()))
   print(json.dumps(out))
 """
 
@@ -129,6 +139,13 @@ def test_sharded(sharded, kind, name):
     assert [op for op, _ in result["gram"]] == ["all-reduce"]
     for shape in result["gram"][0][1]:
       assert shape == "f32[3,3]"
+
+
+def test_entries_are_summed_where_they_are(sharded):
+  found = sharded["entries"]
+  assert found["value"] == 2 * 64 * 64 * 4 + 2
+  assert {op for op, _ in found["collectives"]} == {"all-reduce"}
+  assert {s for _, shapes in found["collectives"] for s in shapes} == {"f32[]"}
 
 
 def test_some_leaves_take_the_loop():

@@ -14,9 +14,24 @@ from optax_mtl.linalg.cpu import real_parts
 Statistic = Literal["max_mean", "mean", "std", "kurtosis"]
 
 
-def _total(parts: list[jax.Array]) -> jax.Array:
-  """The sum of all entries, a scalar."""
-  return sum((jnp.sum(part) for part in parts), jnp.zeros((), solver_dtype()))
+def _size(part: jax.Array, unit: jax.Array) -> jax.Array:
+  """The entries' sizes, in units of another."""
+  return jnp.abs(part / unit)
+
+
+def _ratio(part: jax.Array, unit: jax.Array) -> jax.Array:
+  """The entries, in units of another size."""
+  return part / unit
+
+
+def _square(part: jax.Array, unit: jax.Array, center: jax.Array) -> jax.Array:
+  """The squares of the distances from the center."""
+  return jnp.square(part / unit - center)
+
+
+def _fourth(part: jax.Array, unit: jax.Array, center: jax.Array) -> jax.Array:
+  """The fourth powers of the distances from the center."""
+  return jnp.square(_square(part, unit, center))
 
 
 def _pair(
@@ -28,27 +43,20 @@ def _pair(
   over- or underflows.
   """
   dtype = solver_dtype()
-  parts = linalg.stack_alike(
-    [part.astype(dtype) for leaf in leaves for part in real_parts(leaf)]
-  )
-  zero = jnp.zeros((), dtype)
+  parts = [part.astype(dtype) for leaf in leaves for part in real_parts(leaf)]
   count = max(sum(part.size for part in parts), 1)
-  largest = jnp.max(
-    jnp.stack([zero, *(jnp.max(jnp.abs(p), initial=0) for p in parts)])
-  )
+  largest = linalg.largest(parts)
   unit = jnp.where(largest == 0, jnp.ones_like(largest), largest)
-  parts = [part / unit for part in parts]
   if statistic in ("max_mean", "mean"):
-    mean = unit * _total([jnp.abs(part) for part in parts]) / count
+    mean = unit * linalg.total(_size, parts, numbers=[unit]) / count
     return (largest if statistic == "max_mean" else mean), mean
   # The authors' codes divide by n - 1 in the variance. The tasks have the same
   # number of entries, so that their ratios are the same.
-  center = _total(parts) / count
-  squares = [jnp.square(part - center) for part in parts]
-  variance = _total(squares) / count
+  center = linalg.total(_ratio, parts, numbers=[unit]) / count
+  variance = linalg.total(_square, parts, numbers=[unit, center]) / count
   value = unit * jnp.sqrt(variance)
   if statistic == "kurtosis":
-    fourth = _total([jnp.square(square) for square in squares]) / count
+    fourth = linalg.total(_fourth, parts, numbers=[unit, center]) / count
     # `std / kurtosis`; of entries that are all the same, `0 / 0`, it is 0.
     safe = jnp.where(fourth == 0, jnp.ones_like(fourth), fourth)
     value = value * jnp.square(variance) / safe

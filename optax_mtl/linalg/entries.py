@@ -1,0 +1,145 @@
+"""What is asked of all entries of many arrays: their sum, their largest.
+
+A network has hundreds of leaves of few shapes. XLA's CPU backend compiles a
+kernel of its own for each reduction, and runs it at a fraction of the speed at
+which an elementwise operation reads. So arrays of one kind are joined entry by
+entry first, eight at a time, and what is left is reduced: that takes half of
+the compile time, and a half to a fifth of the run time at any size.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from optax_mtl import _jax_internals
+from optax_mtl._dtypes import solver_dtype
+from optax_mtl.linalg.alike import kinds
+
+# Arrays that are joined at once. Of 4 to 32, 8 compile and run fastest.
+_TERMS = 8
+
+_Lists = Sequence[Sequence[jax.Array]]
+
+
+# Jitted so that arrays of one kind are traced and lowered once.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _together(
+  function: Callable[..., jax.Array],
+  join: Callable[[jax.Array, jax.Array], jax.Array],
+  reduce: Callable[[jax.Array], jax.Array],
+  lists: _Lists,
+  numbers: Sequence[jax.Array],
+) -> jax.Array:
+  """`over_entries` for arrays of one kind."""
+  with jax.numpy_dtype_promotion("standard"):
+    terms = [function(*some, *numbers) for some in zip(*lists, strict=True)]
+  return reduce(functools.reduce(join, terms))
+
+
+def joined(
+  function: Callable[..., jax.Array],
+  join: Callable[[jax.Array, jax.Array], jax.Array],
+  reduce: Callable[[jax.Array], jax.Array],
+  initial: jax.Array,
+  lists: _Lists,
+  numbers: Sequence[jax.Array] = (),
+  terms: int = _TERMS,
+) -> jax.Array:
+  """A function of the entries, joined over arrays of one kind, and reduced.
+
+  For arrays that live whole on one device.
+
+  Args:
+    function: Of an array of each list and of the numbers, elementwise. This and
+      the next two are static arguments of a jitted function: define them once.
+    join: Of two values, elementwise.
+    reduce: Of the joined values. The results are joined too.
+    initial: What is joined to them; the answer where there are no arrays.
+    lists: Lists of arrays, alike.
+    numbers: Scalars.
+    terms: How many arrays are joined at once.
+
+  Returns:
+    An array of the shape of `initial`.
+  """
+  parts = [
+    _together(
+      function, join, reduce, [[x[n] for n in some] for x in lists], numbers
+    )
+    for same in kinds(lists[0])
+    for some in (same[at : at + terms] for at in range(0, len(same), terms))
+  ]
+  return functools.reduce(join, parts, initial)
+
+
+def over_entries(
+  function: Callable[..., jax.Array],
+  join: Callable[[jax.Array, jax.Array], jax.Array],
+  reduce: Callable[[jax.Array], jax.Array],
+  initial: jax.Array,
+  lists: _Lists,
+  numbers: Sequence[jax.Array] = (),
+) -> jax.Array:
+  """As `joined`, for arrays wherever they live.
+
+  Sharded arrays are reduced one by one: two of one shape may be spread over the
+  devices in two ways, and to join these would move one.
+  """
+  either = functools.partial(joined, function, join, reduce)
+  return _jax_internals.if_local(
+    either, functools.partial(either, terms=1), initial, lists, numbers
+  )
+
+
+def _sum(values: jax.Array) -> jax.Array:
+  return jnp.sum(values.astype(solver_dtype()))
+
+
+def _max(values: jax.Array) -> jax.Array:
+  return jnp.max(values.astype(solver_dtype()), initial=0)
+
+
+def total(
+  function: Callable[..., jax.Array],
+  *lists: Sequence[jax.Array],
+  numbers: Sequence[jax.Array] = (),
+) -> jax.Array:
+  """The sum of a function of all entries.
+
+  Args:
+    function: Of an array of each list and of the numbers, elementwise, with
+      values that are real and no narrower than they are to be summed. It is a
+      static argument of a jitted function: define it once.
+    *lists: Lists of arrays, alike.
+    numbers: Scalars.
+
+  Returns:
+    Scalar of `solver_dtype()`; 0 of no entries.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> total(jnp.square, [jnp.ones(2), 2 * jnp.ones(3), jnp.ones(2)])
+    Array(16., dtype=float32)
+  """
+  zero = jnp.zeros((), solver_dtype())
+  return over_entries(function, jnp.add, _sum, zero, lists, numbers)
+
+
+def largest(arrays: Sequence[jax.Array]) -> jax.Array:
+  """The largest absolute value of all entries; NaN if there is one.
+
+  Args:
+    arrays: Arrays of any shapes, real or complex.
+
+  Returns:
+    Scalar of `solver_dtype()`; 0 of no entries.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> largest([jnp.array([1.0, -3.0]), jnp.ones(3)])
+    Array(3., dtype=float32)
+  """
+  zero = jnp.zeros((), solver_dtype())
+  return over_entries(jnp.abs, jnp.maximum, _max, zero, [arrays])
