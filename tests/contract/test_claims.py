@@ -155,6 +155,22 @@ def test_scale_equivariant(name):
   assert_all(error <= 16 * np.sqrt(EPS) * size, "scale equivariance")
 
 
+def rank_is_open(grads):
+  """Whether rounding decides the rank of the cosines [N, T, T], bools [N].
+
+  What is below `T` roundings of the largest eigenvalue counts as zero in a
+  pseudo-inverse. The entries' own rounding, half of one each, moves an
+  eigenvalue by half of that.
+  """
+  grads = np.float64(grads)
+  lengths = np.linalg.norm(grads, axis=2, keepdims=True)
+  units = np.divide(grads, lengths, where=lengths > 0, out=np.zeros_like(grads))
+  values = np.linalg.eigvalsh(units @ units.transpose(0, 2, 1))
+  largest = np.maximum(values.max(axis=1, keepdims=True), 1)
+  roundings = values / (NUM_TASKS * EPS * largest)
+  return ((roundings > 0.5) & (roundings < 1.5)).any(axis=1)
+
+
 @claiming("permutation_equivariant")
 def test_permutation_equivariant(name):
   """The update does not change; among dependent rows the weights may."""
@@ -175,4 +191,8 @@ def test_permutation_equivariant(name):
     lengths_and_size(permuted.grads, other)[1],
   )
   error = np.linalg.norm(again - updates, axis=1)
-  assert_all(error <= 16 * np.sqrt(EPS) * size, "permutation equivariance")
+  open_rank = rank_is_open(drawn.grads)
+  # Four of the forty ill-conditioned ones: nearly all are still looked at.
+  assert open_rank.mean() < 0.02
+  holds = (error <= 16 * np.sqrt(EPS) * size) | open_rank
+  assert_all(holds, "permutation equivariance")

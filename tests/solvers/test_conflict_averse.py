@@ -110,8 +110,9 @@ def test_blocks_take_few_steps():
       grads = [family(rng, num_tasks, 4 * num_tasks) for _ in range(8)]
       _, certificate = _solve(_grams(grads), np.float32(0.5))
       assert certificate.converged.all()
-      # The limit on blocks is 10, so that 6 also shows that no search followed.
-      assert certificate.iterations.max() <= 6, name
+      # Below the limit on blocks: no search followed. 6 are usual; how many a
+      # compiler's roundings make of them on equal rows is not ours to say.
+      assert certificate.iterations.max() < conflict_averse._BLOCKS, name
 
 
 def test_search_alone(monkeypatch):
