@@ -257,14 +257,6 @@ def _square_in(leaf: jax.Array, unit: jax.Array) -> jax.Array:
   return jnp.square(jnp.abs(leaf).astype(unit.dtype) / unit)
 
 
-def _norm(leaves: list[jax.Array]) -> jax.Array:
-  """The Euclidean norm of all entries together, a scalar."""
-  # Relative to the largest entry, so that no square over- or underflows.
-  largest = linalg.largest(leaves)
-  unit = jnp.where(largest > 0, largest, jnp.ones_like(largest))
-  return unit * jnp.sqrt(linalg.total(_square_in, leaves, numbers=[unit]))
-
-
 def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   """The update, its shared leaves scaled down to a norm of `max_norm`.
 
@@ -280,10 +272,20 @@ def _limit_norm(update: Any, max_norm: ArrayLike, shared: Any) -> Any:
   trunk = [True] * len(leaves)
   if shared is not None:
     trunk = jax.tree.leaves(shared)
-  norm = _norm([leaf for leaf, on in zip(leaves, trunk, strict=True) if on])
   limit = jnp.asarray(max_norm, solver_dtype())
-  # Written so that a NaN norm gives a NaN update, and shows.
-  factor = jnp.where(norm <= limit, jnp.ones_like(norm), limit / norm)
+  # So that no square overflows below 1e28 limits, and what underflows, entries
+  # of 1e-10 limits, is nothing beside a norm that is to be limited. The largest
+  # entry would do as well, and take another pass over the update.
+  unit = jnp.minimum(limit, 2.0**30) * 2.0**30
+  square = linalg.total(
+    _square_in,
+    [leaf for leaf, on in zip(leaves, trunk, strict=True) if on],
+    numbers=[unit],
+  )
+  norm = unit * jnp.sqrt(square)
+  # Written so that a norm that is not finite gives a NaN update, and shows.
+  shrink = jnp.where(jnp.isfinite(norm), limit / norm, jnp.nan)
+  factor = jnp.where(norm <= limit, jnp.ones_like(norm), shrink)
 
   def scale(leaf: jax.Array, in_trunk: bool) -> jax.Array:
     if not in_trunk:
