@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _placement, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs
@@ -137,6 +137,7 @@ def as_method(
   """
 
   def init(params: Any) -> Any:
+    _placement.reach(name)
     for view in views:
       view.check(params)
     if isinstance(rule, UpdateRule):
@@ -152,6 +153,7 @@ def as_method(
     active: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, Any]:
+    _placement.reach(name)
     gradients = as_task_gradients(updates, num_tasks, params)
     named = {"the task gradients": gradients.names}
     named["active="] = _checks.task_names(active)

@@ -361,9 +361,11 @@ class TaskGradients(abc.ABC):
 
   def _refuse(self, *_: Any) -> NoReturn:
     raise TypeError(
-      f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
+      f"{type(self).__name__} stands for {self.num_tasks} gradients and is "
       "no array: put an optax_mtl method before every other transformation, "
-      "and call its update in the same jitted function; or use "
+      "and call its update in the same jitted function. What goes around a "
+      "whole chain is optax_mtl.accumulate in place of optax.MultiSteps, and "
+      "optax_mtl.skip_nonfinite in place of optax.apply_if_finite. Or use "
       "source='stacked' without shared=, and all terms, to have the gradients "
       "as a plain tree."
     )

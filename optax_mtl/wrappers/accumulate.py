@@ -13,6 +13,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
+  init_around,
   within_translators,
   wrapped,
 )
@@ -97,7 +98,7 @@ def accumulate(
       ),
       loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
       batch_count=jnp.zeros((num_tasks,), jnp.int32),
-      inner_state=inner_tx.init(params),
+      inner_state=init_around("accumulate", inner_tx, params),
     )
 
   def update(

@@ -103,7 +103,7 @@ def relobralo(
     [*shape]. Its update needs `losses` [T] and takes `active` [T] of bool.
 
   Raises:
-    TypeError: The update is called without `losses`.
+    TypeError: `seed` is no integer, or the update is called without `losses`.
     ValueError: `alpha`, `rho` or `temperature` is out of range.
 
   Example:
@@ -125,6 +125,7 @@ def relobralo(
   _checks.check_range("alpha", alpha, 0, 1)
   _checks.check_range("rho", rho, 0, 1)
   _checks.check_range("temperature", temperature, 0, open_low=True)
+  _checks.check_seed("seed", seed)
 
   def init() -> RelobraloMemory:
     key = jax.random.key(seed, impl="threefry2x32")

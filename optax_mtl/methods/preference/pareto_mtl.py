@@ -171,7 +171,7 @@ def pareto_mtl(
     Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_,
     NeurIPS 2019.
   """
-  _checks.check_range("feasibility_steps", feasibility_steps, 0)
+  _checks.check_whole("feasibility_steps", feasibility_steps, 0)
   _checks.check_range("epsilon", epsilon, 0)
   rays = jnp.asarray(directions)
   if rays.ndim != 2 or rays.shape[1] != num_tasks:
