@@ -8,7 +8,7 @@ around a chain looks on.
 import contextlib
 import contextvars
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 @dataclasses.dataclass
@@ -31,7 +31,7 @@ _places: contextvars.ContextVar[tuple[Place, ...]] = contextvars.ContextVar(
 
 
 @contextlib.contextmanager
-def looking_on(refusal: str = "") -> Iterator[Place]:
+def looking_on(refusal: str = "") -> Generator[Place]:
   """While what is inside of a wrapper runs: see `Place`."""
   place = Place(refusal)
   token = _places.set((*_places.get(), place))

@@ -98,6 +98,9 @@ def invert_preference(preference: jax.typing.ArrayLike) -> jax.Array:
   Returns:
     Array [..., T] of length 1 along the last axis.
 
+  Raises:
+    ValueError: A known entry is negative or not finite, or all are zero.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import numpy as np
@@ -107,6 +110,7 @@ def invert_preference(preference: jax.typing.ArrayLike) -> jax.Array:
     [0.8 0.6]
   """
   preference = jnp.asarray(preference)
+  _checks.check_preference(preference, "preference")
   smallest = jnp.finfo(preference.dtype).eps * jnp.max(
     preference, axis=-1, keepdims=True
   )

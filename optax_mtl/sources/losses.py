@@ -24,6 +24,7 @@ def stack(value: Any) -> jax.Array:
   """
   check_no_pair(value, "The loss function")
   losses = _checks.stack_scalars(value, "losses")
+  _check_members(value)
   if not jnp.issubdtype(losses.dtype, jnp.floating):
     raise TypeError(
       f"losses must be real floating point, got {losses.dtype}: only then can "
@@ -105,6 +106,28 @@ def split(value: Any, has_aux: bool, what: str) -> tuple[Any, Any]:
       f"{type(value).__name__}."
     )
   return value
+
+
+def _check_members(value: Any) -> None:
+  """Raises where a loss beside others has no gradient, as a count has none.
+
+  It would be a task whose gradient is zero, at which some methods stand still.
+  """
+  members: list[tuple[str, Any]] = []
+  if isinstance(value, Mapping):
+    members = [(repr(name), value[name]) for name in sorted(value)]
+  elif isinstance(value, (list, tuple)):
+    members = [(str(i), member) for i, member in enumerate(value)]
+  if len(members) < 2:
+    return
+  for name, member in members:
+    dtype = jnp.result_type(member)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+        f"losses[{name}] must be real floating point, got {dtype}: it has no "
+        "gradient. Return what is only counted beside the losses, with "
+        "has_aux=True; a loss that is switched off is 0.0."
+      )
 
 
 class Recorder:

@@ -376,3 +376,14 @@ class TaskGradients(abc.ABC):
   __jax_array__ = property(_refuse)
   __add__ = __radd__ = __sub__ = __rsub__ = _refuse
   __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
+  __abs__ = __getitem__ = __iter__ = __len__ = _refuse
+  real = property(_refuse)
+
+  def __contains__(self, key: object) -> NoReturn:
+    """Refused: Flax's own train state looks for a key of the gradients."""
+    try:
+      self._refuse()
+    except TypeError as error:
+      raise TypeError(
+        f"{error} With Flax, optax_mtl.integrations.flax.TrainState takes them."
+      ) from None

@@ -10,12 +10,6 @@ from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, from_step
 from optax_mtl._step import Step
 
-_NEGATIVE = (
-  "traces= must hold the traces of the tasks' tangent kernels, which are sums "
-  "of squares and never negative: got {values}. optax_mtl.ntk_traces computes "
-  "them."
-)
-
 
 @method(
   paper="Wang, Yu & Perdikaris, When and Why PINNs Fail to Train: A Neural "
@@ -78,7 +72,11 @@ def ntk_weighting(
 
   @from_step
   def rule(step: Step) -> jax.Array:
-    _checks.check_values(step.traces, lambda x: ~(x < 0), _NEGATIVE)
+    _checks.check_not_negative(
+      step.traces,
+      "traces=",
+      "being sums of squares (optax_mtl.ntk_traces has them)",
+    )
     traces = jnp.maximum(step.traces, 0)
     total = jnp.sum(traces)
     if reference == "mean":
