@@ -55,7 +55,7 @@ def test_a_missing_kpi_is_no_missing_gradient():
 
 
 def test_kpis_at_the_ends_of_their_range():
-  """Rounded beyond, they are clipped before they enter the average, to [1e-6, 1 - 1e-6]."""
+  """Rounded beyond, they are clipped to [1e-6, 1 - 1e-6], and averaged then."""
   _, states = train(
     optax_mtl.dtp(2), np.eye(2), kpis=[[-0.005, 1.005], [0.5, 0.5]]
   )
