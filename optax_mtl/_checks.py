@@ -13,6 +13,9 @@ from optax_mtl._tree_checks import check_inexact as check_inexact
 from optax_mtl._tree_checks import check_stacked as check_stacked
 from optax_mtl._tree_checks import leaf_name as leaf_name
 from optax_mtl._tree_checks import resolve_mask as resolve_mask
+from optax_mtl._value_checks import check_not_negative as check_not_negative
+from optax_mtl._value_checks import check_preference as check_preference
+from optax_mtl._value_checks import check_values as check_values
 
 #: One value a task: an array [T], a sequence, or a dict by the tasks' names.
 TaskValues = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
@@ -23,9 +26,14 @@ def is_python_number(value: Any) -> bool:
   return isinstance(value, (bool, int, float, np.number))
 
 
+def is_known(value: Any, number: float) -> bool:
+  """Whether it is a Python number, and that one."""
+  return is_python_number(value) and value == number
+
+
 def check_num_tasks(num_tasks: Any) -> int:
   """Returns `num_tasks` as an int, or raises."""
-  if isinstance(num_tasks, jax.Array) or not isinstance(
+  if isinstance(num_tasks, (jax.Array, bool)) or not isinstance(
     num_tasks, (int, np.integer)
   ):
     raise TypeError(
@@ -69,6 +77,16 @@ def check_whole(name: str, value: Any, low: float = -np.inf) -> None:
   check_range(name, value, low)
   if is_python_number(value) and value != np.floor(value):
     raise ValueError(f"{name} must be a whole number, got {value}.")
+
+
+def check_seed(name: str, value: Any) -> None:
+  """Raises unless it is one integer; a traced one passes, as in a `vmap`."""
+  dtype = getattr(value, "dtype", None)
+  if dtype is None and type(value) is int:
+    return
+  if dtype is None or not jnp.issubdtype(dtype, jnp.integer) or value.ndim:
+    got = repr(value) if dtype is None else f"{dtype}{list(value.shape)}"
+    raise TypeError(f"{name} must be an integer, got {got}.")
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:

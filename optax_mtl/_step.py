@@ -2,7 +2,8 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, ItemsView, Iterator, Mapping
+import difflib
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 import jax
@@ -17,6 +18,18 @@ _Tree = TypeVar("_Tree")
 _Value = TypeVar("_Value")
 
 
+#: How alike two names are of which one is a slip: `actve` is .91 like `active`,
+#: `loss` .8 like `losses`; `activation` is .75 like `active`, and means another
+#: thing.
+_ALIKE = 0.78
+
+
+def near_name(name: str, given: Iterable[str]) -> str | None:
+  """The one of the names that is nearest to another one; None: none is near."""
+  near = difflib.get_close_matches(name, list(given), n=1, cutoff=_ALIKE)
+  return near[0] if near else None
+
+
 class MissingArgumentError(TypeError):
   """An update came without an extra arg that the rule reads.
 
@@ -26,10 +39,15 @@ class MissingArgumentError(TypeError):
     reason: Why it is needed.
   """
 
-  def __init__(self, method: str, argument: str, reason: str):
+  def __init__(
+    self, method: str, argument: str, reason: str, given: Iterable[str] = ()
+  ):
+    """See the attributes; `given` are the names of what the update has."""
+    near = near_name(argument, given)
     super().__init__(
       f"{method} needs {argument}= with every update: {reason}. Call "
       f"tx.update(grads, state, params, {argument}={argument})."
+      + (f" This one has {near}=: is that what was meant?" if near else "")
     )
     self.method, self.argument, self.reason = method, argument, reason
 
@@ -106,7 +124,9 @@ class ExtraArg(abc.ABC, Generic[_Value]):
     if step is None:
       return self
     if not step.has(self.name):
-      raise MissingArgumentError(step.method, self.name, self.reason)
+      raise MissingArgumentError(
+        step.method, self.name, self.reason, step.extra
+      )
     value = step.extra[self.name]
     if isinstance(value, RefusedArg):
       raise TypeError(value.reason)

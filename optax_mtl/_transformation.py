@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _placement, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
-from optax_mtl._step import Step, WatchedArgs
+from optax_mtl._step import Step, WatchedArgs, near_name
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.sources.task_gradients import TaskGradients
 
@@ -137,6 +138,7 @@ def as_method(
   """
 
   def init(params: Any) -> Any:
+    _placement.reach(name)
     for view in views:
       view.check(params)
     if isinstance(rule, UpdateRule):
@@ -152,10 +154,11 @@ def as_method(
     active: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, Any]:
+    _placement.reach(name)
     gradients = as_task_gradients(updates, num_tasks, params)
     named = {"the task gradients": gradients.names}
     named["active="] = _checks.task_names(active)
-    active = gradients.taking_part(active)
+    given, active = active, gradients.taking_part(active)
     seen: Mapping[str, Any] = extra_args
     for view in views:
       gradients, active, seen = view(gradients, active, seen)
@@ -182,6 +185,7 @@ def as_method(
       if rule.max_norm is not None:
         new = _limit_norm(new, rule.max_norm, gradients.shared)
     _refuse_unread_weights(name, args)
+    _warn_of_slips(name, {**extra_args, "active": given}, args.asked)
     return like_params(new, params), state
 
   @functools.cache
@@ -231,6 +235,31 @@ def _refuse_unread_weights(method: str, args: WatchedArgs) -> None:
     "are meant for another transformation of the chain, give that one another "
     "name for them: optax_mtl.rename_args(tx, weights='other_weights')."
   )
+
+
+def _warn_of_slips(
+  method: str, given: Mapping[str, Any], asked: set[str]
+) -> None:
+  """Warns of extra args that have all but the name of one that is not there.
+
+  Any name may be meant for what follows in the chain. One that is nearly that
+  of an argument which the method would use is most likely meant for it.
+
+  Args:
+    method: The method's name.
+    given: The extra args of the update, as they came.
+    asked: Which of them the rule looked for.
+  """
+  others = [name for name in given if name not in asked and name != "active"]
+  for wanted in sorted({"active", *asked}):
+    near = near_name(wanted, others)
+    if given.get(wanted) is None and near is not None:
+      warnings.warn(
+        f"{method} takes {wanted}=, and this update has {near}= in its place, "
+        f"which no method reads. If it is meant for another transformation of "
+        "the chain, optax_mtl.rename_args gives it another name.",
+        stacklevel=2,
+      )
 
 
 def own_buffers(state: Any) -> Any:

@@ -1,5 +1,6 @@
 """Checks of trees, leaf by leaf, made while tracing."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -54,6 +55,16 @@ def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
     return
   expected = jax.tree.structure(params)
   if expected != jax.tree.structure(updates):
+    parts = _trees_by_task(updates, expected)
+    if parts:
+      raise ValueError(
+        f"The task gradients are {parts} trees like the params, one a task, as "
+        "jax.jacrev returns them for a dict or a list of losses. They must be "
+        "one tree of arrays [num_tasks, *param.shape], as "
+        "optax_mtl.value_and_task_grads(loss_fn) returns it; or stack yours: "
+        "jax.tree.map(lambda *rows: jnp.stack(rows), *(grads[name] for name in "
+        "sorted(grads)))."
+      )
     raise ValueError(
       "The task gradients and the params differ in structure: got "
       f"{jax.tree.structure(updates)}, expected {expected}. {_UPDATE_HINT}"
@@ -68,15 +79,41 @@ def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
       )
 
 
+def _trees_by_task(updates: Any, params: Any) -> int:
+  """How many trees of the params' structure it is a dict or list of; 0: not."""
+  members: list[Any] = []
+  if isinstance(updates, Mapping):
+    members = list(updates.values())
+  elif isinstance(updates, (list, tuple)):
+    members = list(updates)
+  if any(jax.tree.structure(member) != params for member in members):
+    return 0
+  return len(members)
+
+
 def check_inexact(params: Any, what: str) -> None:
   """Raises unless every leaf is real or complex floating point."""
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    dtype = jnp.result_type(leaf)
+    try:
+      dtype = jnp.result_type(leaf)
+    except (TypeError, ValueError) as error:
+      raise TypeError(
+        f"{leaf_name(path)} of {what} is a {type(leaf).__name__}, and no "
+        "array. Split off what is not trained, and close over it: with Equinox "
+        "params, rest = eqx.partition(model, eqx.is_inexact_array), and "
+        "eqx.combine(params, rest) in the loss function."
+      ) from error
     if not jnp.issubdtype(dtype, jnp.inexact):
       raise TypeError(
         f"{leaf_name(path)} of {what} has dtype {dtype}; gradients need "
         "floating point. Split off what is not trained, and close over it."
       )
+
+
+def _is_tree_of_bools(mask: Any) -> bool:
+  """Whether it is a mask, though it can be called, as a module can."""
+  leaves = jax.tree.leaves(mask)
+  return bool(leaves) and all(isinstance(x, (bool, np.bool_)) for x in leaves)
 
 
 def resolve_mask(mask: Any, params: Any, name: str) -> Any:
@@ -95,7 +132,7 @@ def resolve_mask(mask: Any, params: Any, name: str) -> Any:
     ValueError: The mask is no prefix of the params, or matches none of their
       leaves.
   """
-  if callable(mask):
+  if callable(mask) and not _is_tree_of_bools(mask):
     mask = mask(params)
   for path, leaf in jax.tree_util.tree_leaves_with_path(mask):
     if not isinstance(leaf, (bool, np.bool_)):

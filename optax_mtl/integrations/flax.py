@@ -3,7 +3,11 @@
 import dataclasses
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
+
+from optax_mtl import _checks
 
 try:
   from flax.training import train_state
@@ -11,6 +15,24 @@ except ImportError as error:  # pragma: no cover
   raise ImportError(
     "optax_mtl.integrations.flax needs Flax: pip install 'optax-mtl[flax]'."
   ) from error
+
+
+def _check_shapes(updates: Any, params: Any) -> None:
+  """Raises where `apply_updates` would broadcast a param to another shape."""
+  pairs = zip(
+    jax.tree_util.tree_leaves_with_path(updates),
+    jax.tree.leaves(params),
+    strict=True,
+  )
+  for (path, update), param in pairs:
+    if jnp.shape(update) != jnp.shape(param):
+      raise ValueError(
+        f"The update of {_checks.leaf_name(path)} has shape "
+        f"{list(jnp.shape(update))}, but the param has shape "
+        f"{list(jnp.shape(param))}: has a method combined the tasks? It comes "
+        "first in the chain, optax.chain(optax_mtl.mgda(num_tasks), ...), and "
+        "sees every leaf, also those that are frozen after it."
+      )
 
 
 class TrainState(train_state.TrainState):
@@ -44,12 +66,17 @@ class TrainState(train_state.TrainState):
 
     Returns:
       The next state.
+
+    Raises:
+      ValueError: An update has another shape than its param, as where no method
+        of the optimizer has combined the tasks.
     """
     names = {field.name for field in dataclasses.fields(self)}
     fields = {key: value for key, value in kwargs.items() if key in names}
     extra = {key: value for key, value in kwargs.items() if key not in names}
     tx = optax.with_extra_args_support(self.tx)
     updates, opt_state = tx.update(grads, self.opt_state, self.params, **extra)
+    _check_shapes(updates, self.params)
     return self.replace(
       step=self.step + 1,
       params=optax.apply_updates(self.params, updates),

@@ -8,7 +8,12 @@ import optax
 
 from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
-from optax_mtl.wrappers.per_task import per_task
+from optax_mtl.wrappers.per_task import each_by_itself, per_task
+
+_REFUSAL = (
+  "combines the gradients of all tasks, and optimizer= is what learns one "
+  "number a task: give it an optimizer of optax, such as optax.adam(0.025)."
+)
 
 
 class TaskOptimizer(NamedTuple):
@@ -45,4 +50,5 @@ def task_optimizer(
   """
   inner = optax.adam(0.025) if optimizer is None else optimizer
   _checks.check_transformation("optimizer", inner)
+  inner = each_by_itself(inner, _REFUSAL)
   return TaskOptimizer(per_task(inner, num_tasks))

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from optax_mtl import _checks
+
 
 def uniform_directions(num_directions: int) -> np.ndarray:
   """Unit vectors at equal angles over the positive quadrant, for two tasks.
@@ -36,6 +38,7 @@ def uniform_directions(num_directions: int) -> np.ndarray:
      [0.707 0.707]
      [0.    1.   ]]
   """
+  _checks.check_whole("num_directions", num_directions)
   if num_directions < 2:
     raise ValueError(
       f"num_directions must be at least 2, got {num_directions}."
@@ -65,6 +68,8 @@ def das_dennis_directions(num_tasks: int, num_partitions: int) -> np.ndarray:
     >>> optax_mtl.pareto.das_dennis_directions(3, 4).shape
     (15, 3)
   """
+  _checks.check_whole("num_tasks", num_tasks)
+  _checks.check_whole("num_partitions", num_partitions)
   if num_tasks < 1 or num_partitions < 1:
     raise ValueError(
       "num_tasks and num_partitions must be at least 1, got "
@@ -93,6 +98,9 @@ def invert_preference(preference: jax.typing.ArrayLike) -> jax.Array:
   Returns:
     Array [..., T] of length 1 along the last axis.
 
+  Raises:
+    ValueError: A known entry is negative or not finite, or all are zero.
+
   Example:
     >>> import jax.numpy as jnp
     >>> import numpy as np
@@ -102,6 +110,7 @@ def invert_preference(preference: jax.typing.ArrayLike) -> jax.Array:
     [0.8 0.6]
   """
   preference = jnp.asarray(preference)
+  _checks.check_preference(preference, "preference")
   smallest = jnp.finfo(preference.dtype).eps * jnp.max(
     preference, axis=-1, keepdims=True
   )

@@ -80,8 +80,10 @@ def x_values(steps: ArrayLike | None, count: int) -> np.ndarray:
 
 def moving_mean(curves: np.ndarray, window: int) -> np.ndarray:
   """Mean of the last `window` points along axis 1, of fewer at the start."""
-  if window < 1:
-    raise ValueError(f"smooth must be at least 1; got {window}.")
+  if window < 1 or window != int(window):
+    raise ValueError(
+      f"smooth must be a whole number of at least 1; got {window}."
+    )
   # A sum per point rather than a difference of running sums, in which one NaN
   # would blank all that follows.
   padded = np.concatenate(

@@ -217,9 +217,9 @@ def iteration_limit(max_iter: ArrayLike | None, default: int) -> Array:
     Scalar int32.
 
   Raises:
-    ValueError: `max_iter` is a Python number below 1.
+    ValueError: `max_iter` is a Python number below 1, or not a whole one.
   """
-  _checks.check_range("max_iter", max_iter, 1)
+  _checks.check_whole("max_iter", max_iter, 1)
   return jnp.asarray(default if max_iter is None else max_iter).astype(
     jnp.int32
   )

@@ -237,7 +237,7 @@ def min_norm_trace(
     ((100,), True)
   """
   prepared, start = _check(gram, variant, active, init)
-  _checks.check_range("num_steps", num_steps, 1)
+  _checks.check_whole("num_steps", num_steps, 1)
   return _trace(prepared, start, variant=variant, num_steps=num_steps)
 
 

@@ -22,9 +22,19 @@ class Arguments:
       args: The arguments.
 
     Raises:
-      TypeError: A leaf of the params is not floating point.
+      TypeError: `argnums` holds no ints, or a leaf of the params is not
+        floating point.
       ValueError: There is no such argument.
     """
+    given: Any = argnums
+    whole = [given] if isinstance(given, (int, float)) else given
+    if not isinstance(whole, Sequence) or any(
+      isinstance(i, bool) or not isinstance(i, int) for i in whole
+    ):
+      raise TypeError(
+        "argnums must be an int, or a tuple of them: which positional "
+        f"arguments to differentiate; got {given!r}."
+      )
     self._single = isinstance(argnums, int)
     positions = [argnums] if isinstance(argnums, int) else list(argnums)
     if any(not -len(args) <= i < len(args) for i in positions):

@@ -22,19 +22,78 @@ def stack(value: Any) -> jax.Array:
     TypeError: A loss is not real floating point.
     ValueError: A loss is not a scalar.
   """
+  check_no_pair(value, "The loss function")
   losses = _checks.stack_scalars(value, "losses")
+  _check_members(value)
   if not jnp.issubdtype(losses.dtype, jnp.floating):
-    if isinstance(value, Mapping) and len(value) == 1:
-      [name] = value
-      raise TypeError(
-        f"losses[{name!r}] must be real floating point, got {losses.dtype}: "
-        "only then can it be differentiated."
-      )
     raise TypeError(
       f"losses must be real floating point, got {losses.dtype}: only then can "
       "they be differentiated."
     )
   return losses
+
+
+def check_no_pair(value: Any, what: str) -> None:
+  """Raises where a function's pair can only be `(value, aux)`, or a mistake.
+
+  Args:
+    value: What it returned.
+    what: What to call the function in the error.
+
+  Raises:
+    TypeError: A pair, of which not both are scalars.
+  """
+  pair = type(value) is tuple and len(value) == 2
+  if pair and not all(isinstance(x, jax.Array) and not x.ndim for x in value):
+    kinds = " and ".join(
+      f"an array of shape {list(x.shape)}"
+      if isinstance(x, jax.Array)
+      else f"a {type(x).__name__}"
+      for x in value
+    )
+    raise TypeError(
+      f"{what} returned a pair of {kinds}. If that is (value, aux), say so "
+      "with has_aux=True; if these are two losses, each must be a scalar: "
+      "reduce it, for instance with its mean."
+    )
+
+
+def scalar(value: Any, what: str) -> jax.Array:
+  """What a function of one task returned, as a scalar of floating point.
+
+  Args:
+    value: What it returned.
+    what: What to call the function in an error.
+
+  Returns:
+    The loss.
+
+  Raises:
+    TypeError: It is not real floating point.
+    ValueError: It is not a scalar.
+  """
+  if type(value) is tuple and len(value) == 2:
+    raise TypeError(
+      f"{what} returned a pair, and its loss must be a scalar. If the pair is "
+      "(loss, aux), say so with has_aux=True."
+    )
+  try:
+    loss = jnp.asarray(value)
+  except (TypeError, ValueError) as error:
+    raise TypeError(
+      f"{what} must return its loss, a scalar, got {type(value).__name__}."
+    ) from error
+  if loss.ndim:
+    raise ValueError(
+      f"{what} must return its loss, a scalar, got shape {list(loss.shape)}. "
+      "Reduce it, for instance with its mean."
+    )
+  if not jnp.issubdtype(loss.dtype, jnp.floating):
+    raise TypeError(
+      f"{what} must return real floating point, got {loss.dtype}: only then "
+      "can it be differentiated."
+    )
+  return loss
 
 
 def split(value: Any, has_aux: bool, what: str) -> tuple[Any, Any]:
@@ -47,6 +106,28 @@ def split(value: Any, has_aux: bool, what: str) -> tuple[Any, Any]:
       f"{type(value).__name__}."
     )
   return value
+
+
+def _check_members(value: Any) -> None:
+  """Raises where a loss beside others has no gradient, as a count has none.
+
+  It would be a task whose gradient is zero, at which some methods stand still.
+  """
+  members: list[tuple[str, Any]] = []
+  if isinstance(value, Mapping):
+    members = [(repr(name), value[name]) for name in sorted(value)]
+  elif isinstance(value, (list, tuple)):
+    members = [(str(i), member) for i, member in enumerate(value)]
+  if len(members) < 2:
+    return
+  for name, member in members:
+    dtype = jnp.result_type(member)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise TypeError(
+        f"losses[{name}] must be real floating point, got {dtype}: it has no "
+        "gradient. Return what is only counted beside the losses, with "
+        "has_aux=True; a loss that is switched off is 0.0."
+      )
 
 
 class Recorder:

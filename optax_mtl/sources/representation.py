@@ -324,7 +324,10 @@ def value_and_representation_grads(
       return names.stack(value), aux
 
     z, trunk_vjp, trunk_aux = jax.vjp(trunk_of, params, has_aux=True)
-    _checks.check_inexact(z, "the representation")
+    what = "the representation"
+    if not has_aux and type(z) is tuple and len(z) == 2:
+      what += " (a pair; if it is one with aux, say so with has_aux=True)"
+    _checks.check_inexact(z, what)
     losses, backward, heads_aux = differentiate(
       lambda both: heads_of(*both), (params, z)
     )

@@ -23,7 +23,8 @@ def _samples(batch: Any, name: str) -> int:
       raise ValueError(
         f"{_checks.leaf_name(path)} of the batch of {name!r} is a scalar; its "
         "first axis must be that of the samples. Close over what all samples "
-        "share."
+        "share. A tuple is one sample with several parts here, and not the "
+        "arguments of a term."
       )
     lengths[_checks.leaf_name(path)] = jnp.shape(leaf)[0]
   if len(set(lengths.values())) > 1:
@@ -48,7 +49,8 @@ def _square_of_jacobian(
     if not hasattr(value, "shape") and not _checks.is_python_number(value):
       raise TypeError(
         f"The residual of {name!r} must return an array, got "
-        f"{type(value).__name__}."
+        f"{type(value).__name__}. There is no has_aux= here: a function that "
+        "returns (residual, aux) is given as lambda *args: f(*args)[0]."
       )
     value = jnp.ravel(jnp.asarray(value))
     if not jnp.issubdtype(value.dtype, jnp.floating):
@@ -81,7 +83,9 @@ def ntk_traces(
   Args:
     residuals: Task's name -> function `(params, sample) -> residual`, of one
       sample, before it is squared: a scalar, or an array, whose outputs are
-      summed over too.
+      summed over too. It always has two arguments: where the batch is a tuple
+      `(x, y)`, so is the sample. The terms of `value_and_task_batch_grads` in
+      contrast take a tuple as arguments, `(params, x, y) -> loss`.
     params: The params; the trace is over all of them.
     batches: Task's name -> its batch, a tree with leaves [N, ...], one sample
       in each row; N may differ between tasks.

@@ -32,7 +32,8 @@ def value_and_task_batch_grads(
   of any shapes, as the residual, the boundary and the initial condition of a
   physics-informed network. Term by term, `functions[name](params, *batch)` if
   the batch is a tuple (`()` for a term without data), else
-  `functions[name](params, batch)`; a named tuple is one batch.
+  `functions[name](params, batch)`; a named tuple is one batch. (`ntk_traces`
+  in contrast hands a residual the sample of a tuple in one piece, as a tuple.)
 
   Either way each task runs forward and backward on its own batch, which costs
   what the summed loss costs, and none of the T x T that differentiating a

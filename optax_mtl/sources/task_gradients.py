@@ -361,9 +361,11 @@ class TaskGradients(abc.ABC):
 
   def _refuse(self, *_: Any) -> NoReturn:
     raise TypeError(
-      f"A {type(self).__name__} stands for {self.num_tasks} gradients and is "
+      f"{type(self).__name__} stands for {self.num_tasks} gradients and is "
       "no array: put an optax_mtl method before every other transformation, "
-      "and call its update in the same jitted function; or use "
+      "and call its update in the same jitted function. What goes around a "
+      "whole chain is optax_mtl.accumulate in place of optax.MultiSteps, and "
+      "optax_mtl.skip_nonfinite in place of optax.apply_if_finite. Or use "
       "source='stacked' without shared=, and all terms, to have the gradients "
       "as a plain tree."
     )
@@ -374,3 +376,14 @@ class TaskGradients(abc.ABC):
   __jax_array__ = property(_refuse)
   __add__ = __radd__ = __sub__ = __rsub__ = _refuse
   __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
+  __abs__ = __getitem__ = __iter__ = __len__ = _refuse
+  real = property(_refuse)
+
+  def __contains__(self, key: object) -> NoReturn:
+    """Refused: Flax's own train state looks for a key of the gradients."""
+    try:
+      self._refuse()
+    except TypeError as error:
+      raise TypeError(
+        f"{error} With Flax, optax_mtl.integrations.flax.TrainState takes them."
+      ) from None

@@ -282,7 +282,7 @@ def value_and_grads_of(
       _check_call(key, functions[key], len(given), batch)
       out = functions[key](*given)
       value, aux = losses_lib.split(out, has_aux, f"the term {key!r}")
-      return losses_lib.stack({key: value})[0], aux
+      return losses_lib.scalar(value, f"The term {key!r}"), aux
 
     return of_params
 

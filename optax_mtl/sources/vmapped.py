@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
 from optax_mtl.sources.convolutions import canonicalize
@@ -184,7 +185,13 @@ def value_and_grads(
   structure = jax.tree.structure(params)
 
   def task_of(row: list[jax.Array]) -> Callable[[Any], Any]:
-    return lambda params: fun(*arguments.join(params, rest_of(row)))
+    def loss_of(params: Any) -> Any:
+      out = fun(*arguments.join(params, rest_of(row)))
+      value, aux = losses_lib.split(out, has_aux, "fun")
+      loss = losses_lib.scalar(value, "The loss function of all tasks")
+      return (loss, aux) if has_aux else loss
+
+    return loss_of
 
   def task(row: list[jax.Array]) -> tuple[Any, list[jax.Array]]:
     value, grads = jax.value_and_grad(task_of(row), has_aux=has_aux)(params)

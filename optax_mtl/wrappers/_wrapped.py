@@ -1,11 +1,13 @@
 """How wrappers nest: each says how to build itself around something else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from optax_mtl import _checks
+from optax_mtl import _checks, _placement
 from optax_mtl._rule import WeightRule
 from optax_mtl._transformation import Method, View
 from optax_mtl.sources.stacked import as_task_gradients
@@ -45,6 +47,83 @@ def wrapped(
   self = Wrapped(init, update)
   self.inner, self.rebuild, self.translates = inner, rebuild, translates
   return self
+
+
+def method_in(tx: Any) -> Method | None:
+  """The method, if it is one or wrappers around one; a chain hides its own."""
+  while isinstance(tx, Wrapped):
+    tx = tx.inner
+  return tx if isinstance(tx, Method) else None
+
+
+def init_around(
+  wrapper: str, inner: optax.GradientTransformation, params: Any
+) -> Any:
+  """The first state of what a wrapper gives task gradients to.
+
+  Args:
+    wrapper: What errors call the wrapper.
+    inner: A method, or anything that begins with one.
+    params: The params.
+
+  Returns:
+    The state.
+
+  Raises:
+    TypeError: There is no method in it.
+  """
+  with _placement.looking_on() as place:
+    state = inner.init(params)
+  if not place.reached:
+    raise TypeError(
+      f"{wrapper} goes around a method of optax_mtl, or a chain that begins "
+      f"with one: {wrapper}(optax.chain(optax_mtl.mgda(num_tasks), "
+      "optax.adam(1e-3)), ...). What it was given holds no method, and could "
+      "not take the gradients of several tasks."
+    )
+  return state
+
+
+def update_around(
+  wrapper: str,
+  inner: optax.GradientTransformationExtraArgs,
+  updates: Any,
+  state: Any,
+  params: Any,
+  extra_args: Mapping[str, Any],
+) -> tuple[Any, Any]:
+  """The update of what may also be something that follows a method.
+
+  Args:
+    wrapper: What errors call the wrapper.
+    inner: A method, or a transformation of whatever comes.
+    updates: What came.
+    state: The state of `inner`.
+    params: The params, if known.
+    extra_args: The extra args.
+
+  Returns:
+    The new updates and the new state.
+
+  Raises:
+    TypeError: It made updates with a task axis of stacked gradients: optimizers
+      and `apply_updates` would broadcast the params to them in silence.
+  """
+  with _placement.looking_on() as place:
+    new, state = inner.update(updates, state, params, **extra_args)
+  if params is None or place.reached:
+    return new, state
+  pairs = zip(jax.tree.leaves(new), jax.tree.leaves(params), strict=False)
+  for leaf, param in pairs:
+    shape = jnp.shape(leaf)
+    if len(shape) > jnp.ndim(param) and shape[1:] == jnp.shape(param):
+      raise TypeError(
+        f"{wrapper} was given stacked gradients, of shape {list(shape)} for a "
+        f"param of shape {list(jnp.shape(param))}, and holds no method that "
+        f"combines them. Put a method first in it: {wrapper}(optax.chain("
+        "optax_mtl.mgda(num_tasks), optax.adam(1e-3)), ...)."
+      )
+  return new, state
 
 
 def within_translators(
@@ -92,13 +171,16 @@ def change_weights(
   return cast(_Transformation, tx.with_rule(change(tx.num_tasks, tx.rule)))
 
 
-def seen_through(tx: _Transformation, view: View) -> _Transformation:
+def seen_through(
+  tx: _Transformation, view: View, wrapper: str
+) -> _Transformation:
   """What begins with a method, shown another view of the update's arguments.
 
   Args:
     tx: A method, wrappers around one, or any transformation that begins with
       one, as a chain.
     view: The view.
+    wrapper: What errors call the wrapper.
 
   Returns:
     A method for a method, else a transformation of the same state.
@@ -108,14 +190,14 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
   if isinstance(tx, Wrapped) and tx.translates:
     return cast(
       _Transformation,
-      within_translators(lambda inner: seen_through(inner, view), tx),
+      within_translators(lambda inner: seen_through(inner, view, wrapper), tx),
     )
   _checks.check_transformation("inner", tx)
   inner = optax.with_extra_args_support(tx)
 
   def init(params: Any) -> Any:
     view.check(params)
-    return inner.init(params)
+    return init_around(wrapper, inner, params)
 
   def update(
     updates: Any,
@@ -135,6 +217,9 @@ def seen_through(tx: _Transformation, view: View) -> _Transformation:
   return cast(
     _Transformation,
     wrapped(
-      init, update, tx, lambda other: cast(Wrapped, seen_through(other, view))
+      init,
+      update,
+      tx,
+      lambda other: cast(Wrapped, seen_through(other, view, wrapper)),
     ),
   )

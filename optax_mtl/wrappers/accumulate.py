@@ -1,6 +1,6 @@
 """Task gradients averaged over several batches before each update."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,6 +13,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
+  init_around,
   within_translators,
   wrapped,
 )
@@ -23,6 +24,7 @@ class AccumulateState(NamedTuple):
 
   Attributes:
     mini_step: Scalar int32, batches accumulated so far.
+    update_step: Scalar int32, updates made so far.
     gradient_sum: Tree with leaves [T, *param.shape], at least float32.
     loss_sum: Array [T].
     batch_count: Array [T] int32, the batches in which a task was active.
@@ -30,6 +32,7 @@ class AccumulateState(NamedTuple):
   """
 
   mini_step: jax.Array
+  update_step: jax.Array
   gradient_sum: Any
   loss_sum: jax.Array
   batch_count: jax.Array
@@ -37,7 +40,9 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-  inner: optax.GradientTransformation, num_tasks: int, every_k: ArrayLike
+  inner: optax.GradientTransformation,
+  num_tasks: int,
+  every_k: ArrayLike | Callable[[jax.Array], ArrayLike],
 ) -> Wrapped:
   """Averages task gradients over k batches before each update.
 
@@ -45,12 +50,15 @@ def accumulate(
   shapes, these have [T, *shape]. Each task's gradient and loss are averaged
   over the batches in which it was active; a task that was in none is absent
   from the update. Other extra args are those of the last batch. In between, the
-  updates are zero and nothing of `inner` runs.
+  updates are zero and nothing of `inner` runs: so the whole chain belongs
+  inside. An Adam that comes after it would step on the zeros.
 
   Args:
     inner: A method, or a chain that begins with one.
     num_tasks: The number of tasks `T`.
-    every_k: How many batches make an update, at least 1.
+    every_k: How many batches make an update, at least 1. Or a schedule, as
+      `optax.MultiSteps` takes it: a function from the number of updates made so
+      far, a scalar int32, to how many batches make the next one.
 
   Returns:
     A transformation with the update arguments of `inner`. With a source that
@@ -58,6 +66,7 @@ def accumulate(
     for every batch.
 
   Raises:
+    TypeError: `inner` holds no method, or a schedule returns no integer.
     ValueError: `every_k` is below 1, or the updates are not stacked.
 
   Example:
@@ -81,14 +90,29 @@ def accumulate(
   _checks.check_transformation("inner", inner)
   inner_tx = optax.with_extra_args_support(inner)
 
+  def batches(update_step: jax.Array) -> jax.Array:
+    """How many make this update, a scalar int32."""
+    if not callable(every_k):
+      return jnp.asarray(every_k, jnp.int32)
+    number = jnp.asarray(every_k(update_step))
+    if not jnp.issubdtype(number.dtype, jnp.integer) or number.ndim:
+      raise TypeError(
+        "accumulate needs a schedule that says how many batches make the next "
+        f"update, a scalar int; it returned {number.dtype}"
+        f"{list(number.shape)}."
+      )
+    return number.astype(jnp.int32)
+
   def wide(dtype: Any) -> Any:
     # Strict promotion refuses to name a common dtype, even one that is meant.
     with jax.numpy_dtype_promotion("standard"):
       return jnp.promote_types(dtype, jnp.float32)
 
   def init(params: Any) -> AccumulateState:
+    _checks.check_inexact(params, "the params")
     return AccumulateState(
       mini_step=jnp.zeros((), jnp.int32),
+      update_step=jnp.zeros((), jnp.int32),
       gradient_sum=jax.tree.map(
         lambda p: jnp.zeros(
           (num_tasks, *jnp.shape(p)), wide(jnp.result_type(p))
@@ -97,7 +121,7 @@ def accumulate(
       ),
       loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
       batch_count=jnp.zeros((num_tasks,), jnp.int32),
-      inner_state=inner_tx.init(params),
+      inner_state=init_around("accumulate", inner_tx, params),
     )
 
   def update(
@@ -151,6 +175,7 @@ def accumulate(
       )
       return new, AccumulateState(
         mini_step=jnp.zeros_like(mini_step),
+        update_step=state.update_step + 1,
         gradient_sum=jax.tree.map(jnp.zeros_like, gradient_sum),
         loss_sum=jnp.zeros_like(loss_sum),
         batch_count=jnp.zeros_like(count),
@@ -162,10 +187,15 @@ def accumulate(
     def wait(inner_state: Any) -> tuple[Any, AccumulateState]:
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       return zeros, AccumulateState(
-        mini_step, gradient_sum, loss_sum, count, inner_state
+        mini_step,
+        state.update_step,
+        gradient_sum,
+        loss_sum,
+        count,
+        inner_state,
       )
 
-    due = mini_step >= jnp.asarray(every_k, jnp.int32)
+    due = mini_step >= batches(state.update_step)
     return jax.lax.cond(due, emit, wait, state.inner_state)
 
   return wrapped(

@@ -47,7 +47,7 @@ def drop_nonfinite(inner: _Transformation) -> _Transformation:
     >>> print(updates, state.weights)
     [1. 0.] [1. 0.]
   """
-  return seen_through(inner, View(_finite_tasks))
+  return seen_through(inner, View(_finite_tasks), "drop_nonfinite")
 
 
 def _finite_tasks(

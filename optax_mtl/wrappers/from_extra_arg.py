@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from optax_mtl import _checks
-from optax_mtl.wrappers._wrapped import Wrapped, wrapped
+from optax_mtl.wrappers._wrapped import Wrapped, update_around, wrapped
 
 
 def from_extra_arg(
@@ -57,7 +57,9 @@ def from_extra_arg(
         f"{name}={name}), with the gradients as value_and_task_grads returns "
         "them."
       )
-    return inner_tx.update(gradients, state, params, **extra_args)
+    return update_around(
+      "from_extra_arg", inner_tx, gradients, state, params, extra_args
+    )
 
   return wrapped(
     inner_tx.init,

@@ -54,7 +54,7 @@ def log_losses(inner: _Transformation) -> _Transformation:
     >>> print(updates, state.weights)
     [0.5  0.25] [1. 1.]
   """
-  return seen_through(inner, View(_divided, rewrite=_logarithms))
+  return seen_through(inner, View(_divided, rewrite=_logarithms), "log_losses")
 
 
 def _positive(

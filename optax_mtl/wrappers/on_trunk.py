@@ -72,4 +72,4 @@ def on_trunk(
   def check(params: Any) -> None:
     _checks.resolve_mask(shared, params, "shared")
 
-  return seen_through(inner, View(look, check))
+  return seen_through(inner, View(look, check), "on_trunk")

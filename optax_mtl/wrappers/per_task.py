@@ -6,8 +6,43 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _placement, linalg
+from optax_mtl.sources.stacked import StackedTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.wrappers._wrapped import method_in
+
+_REFUSAL = (
+  "combines the gradients of all tasks, and stands inside of per_task, which "
+  "gives it that of one task at a time. Put it after: optax.chain("
+  "per_task(optax.clip_by_global_norm(1.0), num_tasks), method)."
+)
+
+
+def each_by_itself(
+  inner: optax.GradientTransformation, refusal: str
+) -> optax.GradientTransformationExtraArgs:
+  """A transformation of one gradient, in which no method may stand.
+
+  Args:
+    inner: The transformation.
+    refusal: What the error says of a method that does, after its name.
+
+  Returns:
+    The transformation, whose `init` refuses a method in a chain.
+
+  Raises:
+    TypeError: It is a method, or wrappers around one.
+  """
+  method = method_in(inner)
+  if method is not None:
+    raise TypeError(f"{method.name} {refusal}")
+  inner_tx = optax.with_extra_args_support(inner)
+
+  def init(params: Any) -> Any:
+    with _placement.looking_on(refusal):
+      return inner_tx.init(params)
+
+  return optax.GradientTransformationExtraArgs(init, inner_tx.update)
 
 
 def per_task(
@@ -33,7 +68,8 @@ def per_task(
     inner state with a leading axis of T.
 
   Raises:
-    TypeError: `num_tasks` is not an int, or the updates are no stacked tree.
+    TypeError: `num_tasks` is not an int, `inner` holds a method, or the updates
+      are no stacked tree.
     ValueError: A leaf of the updates does not start with `num_tasks`.
 
   Example:
@@ -50,9 +86,10 @@ def per_task(
   """
   num_tasks = _checks.check_num_tasks(num_tasks)
   _checks.check_transformation("inner", inner)
-  inner_tx = optax.with_extra_args_support(inner)
+  inner_tx = each_by_itself(inner, _REFUSAL)
 
   def init(params: Any) -> Any:
+    _placement.reach()
     state = inner_tx.init(params)
     return jax.tree.map(
       lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], num_tasks, axis=0), state
@@ -66,11 +103,16 @@ def per_task(
     active: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, Any]:
+    _placement.reach()
+    if isinstance(updates, StackedTaskGradients):
+      # As `accumulate` hands them on.
+      if updates.shared is None and updates.present is None:
+        updates = updates.tree
     if isinstance(updates, TaskGradients):
       raise TypeError(
         "per_task transforms the gradients themselves, which a "
-        f"{type(updates).__name__} does not hold: use source='stacked' without "
-        "shared=, or grads.stacked()."
+        f"{type(updates).__name__} does not hold, or not of all leaves and "
+        "tasks: use source='stacked' without shared=, or grads.stacked()."
       )
     _checks.check_stacked(updates, num_tasks, params)
 

@@ -70,7 +70,7 @@ def refresh_every(
     TypeError: `inner` is no method, or has no weights, or a schedule returns
       something else than a bool.
     ValueError: `every_k` is below 1, `first` is negative, or `initial_weights`
-      does not fit the tasks.
+      does not fit the tasks, or has nothing to stand before.
 
   Example:
     >>> import jax.numpy as jnp
@@ -111,6 +111,13 @@ def refresh_every(
     initial = _checks.number_or_task_argument(
       initial_weights, num_tasks, "initial_weights"
     )
+    at_once = not scheduled and _checks.is_known(first, 0)
+    if at_once and not _checks.is_known(initial_weights, 1):
+      raise ValueError(
+        "initial_weights= are the weights before the first update that "
+        "computes them, and with first=0 there is none before: give first=, or "
+        "leave initial_weights= out."
+      )
 
     def init() -> RefreshEveryMemory:
       start = 0 if scheduled else -jnp.asarray(first, jnp.int32)

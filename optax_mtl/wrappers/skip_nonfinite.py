@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from optax_mtl import _checks
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
+  update_around,
   within_translators,
   wrapped,
 )
@@ -61,7 +62,7 @@ def skip_nonfinite(
     >>> print(updates, state.skipped_total)
     [0. 0.] 1
   """
-  _checks.check_range("max_consecutive", max_consecutive, 0)
+  _checks.check_whole("max_consecutive", max_consecutive, 0)
   if isinstance(inner, Wrapped) and inner.translates:
     return within_translators(
       lambda tx: skip_nonfinite(tx, max_consecutive), inner
@@ -82,8 +83,8 @@ def skip_nonfinite(
     params: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, SkipNonfiniteState]:
-    new, inner_state = inner_tx.update(
-      updates, state.inner_state, params, **extra_args
+    new, inner_state = update_around(
+      "skip_nonfinite", inner_tx, updates, state.inner_state, params, extra_args
     )
     fine = _stays_finite(new) & _stays_finite(inner_state, state.inner_state)
     goes = fine | (state.skipped_in_a_row >= max_consecutive)

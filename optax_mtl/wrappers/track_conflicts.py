@@ -11,6 +11,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
+  update_around,
   within_translators,
   wrapped,
 )
@@ -89,8 +90,13 @@ def track_conflicts(
     gram = jnp.where(
       counts[:, None] & counts[None, :], gram, jnp.zeros_like(gram)
     )
-    new, inner_state = inner_tx.update(
-      updates, state.inner_state, params, **extra_args
+    new, inner_state = update_around(
+      "track_conflicts",
+      inner_tx,
+      updates,
+      state.inner_state,
+      params,
+      extra_args,
     )
     return new, TrackConflictsState(
       metrics.conflict_cosines(gram),

@@ -155,6 +155,33 @@ def test_scale_equivariant(name):
   assert_all(error <= 16 * np.sqrt(EPS) * size, "scale equivariance")
 
 
+@claiming("scale_equivariant")
+def test_beyond_what_squares_can_hold(name):
+  """At 1e25 an update is right, or it shows: never finite and another one.
+
+  The squares of gradients of 1e20 leave float32's range. Below, at 1e-25, they
+  vanish, and the tasks look as if they had no gradient.
+  """
+  names, drawn = families()
+  updates, weights = base(name)
+  some = np.isin(names, SCALABLE)
+  factor = np.where(some, 1e25, 1)[:, None, None]
+  huge = drawn._replace(
+    grads=np.float32(drawn.grads * factor),
+    second=np.float32(drawn.second * factor),
+  )
+  scaled, _ = update(name, huge)
+  error = np.linalg.norm(scaled / factor[:, :, 0] - updates, axis=1)
+  _, size = lengths_and_size(drawn.grads, weights)
+  shows = ~np.isfinite(scaled).all(1)
+  assert_all(shows | (error <= 16 * np.sqrt(EPS) * size) | ~some, "1e25")
+  tiny = drawn._replace(
+    grads=np.float32(drawn.grads / factor),
+    second=np.float32(drawn.second / factor),
+  )
+  assert_all(np.isfinite(update(name, tiny)[0]).all(1), "1e-25")
+
+
 def rank_is_open(grads):
   """Whether rounding decides the rank of the cosines [N, T, T], bools [N].
 

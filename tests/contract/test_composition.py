@@ -150,6 +150,31 @@ def test_inject_hyperparams(name):
   chex.assert_trees_all_equal_shapes_and_dtypes(state, new_state)
 
 
+@pytest.mark.parametrize(
+  "name, argument, value",
+  [
+    ("mgda", "drop_stationary", 0.1),
+    ("famo", "max_norm", 1.0),
+    ("norm_balance", "max_norm", 1.0),
+    ("norm_balance", "initial_weights", [1.0, 2.0, 3.0]),
+    ("upgrad", "preference", [1.0, 2.0, 3.0]),
+    ("fixed_weighting", "weights", [1.0, 2.0, 3.0]),
+    ("pareto_mtl", "directions", np.eye(3)),
+  ],
+)
+def test_inject_hyperparams_that_are_not_there_by_default(
+  name, argument, value
+):
+  more = {"decay": 0.5} if argument == "initial_weights" else {}
+  tx = optax.inject_hyperparams(harness.PACKAGE[name], static_args="num_tasks")(
+    harness.NUM_TASKS, **{argument: value}, **more
+  )
+  params = harness.params()
+  assert argument in tx.init(params).hyperparams
+  _, updates, _ = harness.traced(tx, harness.row_of(rows(), 0), params)
+  jax.tree.map(assert_same, updates, params)
+
+
 def test_hyperparams_by_value():
   """Changed in the state, and mapped over: a grid of runs at once."""
   data, start = rows(), harness.params()

@@ -316,6 +316,12 @@ def test_what_wraps_a_whole_chain_without_task_axes():
     pytest.raises((ValueError, TypeError)),
   ):
     tx.update(grads, tx.init(params), params)
+  _, implicit = optax_mtl.value_and_task_grads(losses_of, source="implicit")(
+    jnp.ones(2)
+  )
+  around = optax.MultiSteps(optax.chain(optax_mtl.mgda(2), optax.sgd(0.1)), 2)
+  with pytest.raises(TypeError, match="accumulate in place of optax.MultiSte"):
+    around.update(implicit, around.init(jnp.ones(2)), jnp.ones(2))
   # Gradients of the summed loss, as a user of optax has them.
   with pytest.raises(ValueError, match="optax_mtl.accumulate"):
     optax_mtl.mgda(2).update(jnp.ones(4), optax_mtl.mgda(2).init(params))

@@ -1,6 +1,8 @@
 """Arguments of the wrong kind are errors that name them, as are states."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -103,6 +105,63 @@ def test_a_mask_over_a_single_array():
 def test_settings_that_would_be_cut_or_ignored(build, words):
   with pytest.raises(ValueError, match=words):
     build()
+
+
+SEEDED = {
+  "pcgrad": lambda seed: optax_mtl.pcgrad(2, seed=seed),
+  "relobralo": lambda seed: optax_mtl.relobralo(2, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_seeds(name):
+  """One integer, known or traced: a `vmap` over seeds is what they are for."""
+  for seed in (0.5, True, "1", None, jnp.ones(()), jnp.arange(2)):
+    with pytest.raises(TypeError, match="seed must be an integer, got"):
+      SEEDED[name](seed)
+  start = lambda seed: SEEDED[name](seed).init(jnp.zeros(2))  # noqa: E731
+  jax.eval_shape(jax.vmap(start), jnp.arange(3))
+  start(np.int64(3))
+
+
+#: What counts, and would be cut.
+WHOLE = {
+  "feasibility_steps": lambda n: optax_mtl.pareto_mtl(
+    2, jnp.eye(2), feasibility_steps=n
+  ),
+  "max_consecutive": lambda n: optax_mtl.skip_nonfinite(optax_mtl.mgda(2), n),
+  "max_iter": lambda n: optax_mtl.solvers.min_norm(jnp.eye(2), max_iter=n),
+  "num_directions": optax_mtl.pareto.uniform_directions,
+  "num_partitions": lambda n: optax_mtl.pareto.das_dennis_directions(2, n),
+  "num_steps": lambda n: optax_mtl.solvers.min_norm_trace(
+    jnp.eye(2), variant="away", num_steps=n
+  ),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_numbers_that_count(name):
+  with pytest.raises(ValueError, match=f"{name} must be a whole number"):
+    WHOLE[name](2.5)
+
+
+def test_a_bool_is_no_number_of_tasks():
+  with pytest.raises(TypeError, match="num_tasks must be a Python int, got bo"):
+    optax_mtl.mgda(True)
+
+
+def test_arguments_that_mean_something_only_together():
+  """Both are named; what is traced may be anything."""
+  with pytest.raises(
+    ValueError, match="average='norms' .* decay=0 averages no"
+  ):
+    optax_mtl.norm_balance(2, average="norms")
+  optax_mtl.norm_balance(2, average="norms", decay=0.5)
+  method = optax_mtl.mgda(2)
+  for weights in (2.0, [1.0, 2.0]):
+    with pytest.raises(ValueError, match="initial_weights= .* first=0"):
+      optax_mtl.refresh_every(method, 3, initial_weights=weights)
+    optax_mtl.refresh_every(method, 3, first=1, initial_weights=weights)
 
 
 def test_a_state_of_another_method_or_number_of_tasks():

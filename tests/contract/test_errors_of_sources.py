@@ -77,12 +77,97 @@ def test_calls_of_terms():
     grads(params, batches | {"pde": [x, x]})
   with pytest.raises(TypeError, match="term 'bc' .* 2 arg.* tuple of 1, which"):
     grads(params, batches | {"bc": (x,)})
-  with pytest.raises(TypeError, match=r"losses\['n'\] must be real floating"):
+  with pytest.raises(TypeError, match="The term 'n' must return real fl"):
     optax_mtl.value_and_task_batch_grads({"n": lambda p: jnp.int32(3)})(
       params, {"n": ()}
     )
   with pytest.raises(ValueError, match="of bc, but the batches of no task"):
     optax_mtl.ntk_traces({"bc": lambda p, x: p[0] * x}, params, {})
+
+
+def with_aux(params):
+  return losses_of(params), {"seen": params}
+
+
+def with_scalar_aux(params):
+  return {"a": jnp.sum(params), "b": jnp.sum(params**2)}, jnp.sum(params)
+
+
+def of_one(params, *batch):
+  return jnp.sum(params), jnp.ones(())
+
+
+def sum_of(params, *args):
+  return jnp.sum(params)
+
+
+#: What was called -> the call, in which has_aux=True was forgotten.
+FORGOTTEN = {
+  **{
+    f"{source}, {fun.__name__}": (
+      lambda p, fun=fun, source=source: optax_mtl.value_and_task_grads(
+        fun, source=source
+      )(p)
+    )
+    for source in ("stacked", "implicit")
+    for fun in (with_aux, with_scalar_aux)
+  },
+  "heads": lambda p: optax_mtl.value_and_representation_grads(
+    lambda p: p, lambda p, z: with_aux(z)
+  )(p),
+  "trunk": lambda p: optax_mtl.value_and_representation_grads(
+    lambda p: (p, jnp.arange(2)), lambda p, z: losses_of(z[0])
+  )(p),
+  "terms": lambda p: optax_mtl.value_and_task_batch_grads(
+    {"a": of_one, "b": sum_of}
+  )(p, {"a": (), "b": ()}),
+  "implicit terms": lambda p: optax_mtl.value_and_task_batch_grads(
+    {"a": of_one, "b": sum_of}, source="implicit"
+  )(p, {"a": (), "b": ()}),
+  "one function": lambda p: optax_mtl.value_and_task_batch_grads(of_one)(
+    p, jnp.ones((2, 1))
+  ),
+  "residual": lambda p: optax_mtl.ntk_traces(
+    {"a": of_one}, p, {"a": jnp.ones((2, 1))}
+  ),
+}
+
+
+@pytest.mark.parametrize("call", FORGOTTEN)
+def test_aux_that_was_not_announced(call):
+  """The error says how to announce it."""
+  with pytest.raises(TypeError, match="has_aux="):
+    jax.eval_shape(FORGOTTEN[call], jnp.ones(2))
+
+
+def test_a_pair_of_losses_is_no_aux():
+  """Two scalars are two losses."""
+  value, _ = optax_mtl.value_and_task_grads(
+    lambda p: (jnp.sum(p), jnp.sum(p**2))
+  )(jnp.ones(2))
+  assert value.tolist() == [2.0, 2.0]
+  with pytest.raises(TypeError, match="two losses, each must be a scalar"):
+    optax_mtl.value_and_task_grads(lambda p: (p, p))(jnp.ones(2))
+  with pytest.raises(ValueError, match=r"tasks must return .* got shape \[2\]"):
+    optax_mtl.value_and_task_batch_grads(lambda p, x: p)(
+      jnp.ones(2), jnp.ones((2, 1))
+    )
+
+
+def test_a_tuple_is_a_sample_of_a_residual():
+  """Where a term's arguments are what its author had in mind, it is said."""
+  with pytest.raises(ValueError, match="is a scalar.*A tuple is one sample"):
+    optax_mtl.ntk_traces(
+      {"a": lambda p, x, w: w * p[0] * x},
+      jnp.ones(2),
+      {"a": (jnp.ones(3), 1.0)},
+    )
+
+
+@pytest.mark.parametrize("argnums", [1.0, "0", None, True, (0, "1")])
+def test_argnums_that_are_no_numbers(argnums):
+  with pytest.raises(TypeError, match="argnums must be an int"):
+    optax_mtl.value_and_task_grads(losses_of, argnums=argnums)(jnp.ones(2))
 
 
 def test_gradients_that_are_no_array():

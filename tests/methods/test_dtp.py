@@ -54,9 +54,11 @@ def test_a_missing_kpi_is_no_missing_gradient():
   close(updates, [1.0, 0.34657359])
 
 
-def test_kpis_beyond_their_range():
-  """They are clipped before they enter the average, to [1e-6, 1 - 1e-6]."""
-  _, states = train(optax_mtl.dtp(2), np.eye(2), kpis=[[-1.0, 2.0], [0.5, 0.5]])
+def test_kpis_at_the_ends_of_their_range():
+  """Rounded beyond, they are clipped to [1e-6, 1 - 1e-6], and averaged then."""
+  _, states = train(
+    optax_mtl.dtp(2), np.eye(2), kpis=[[-0.005, 1.005], [0.5, 0.5]]
+  )
   # log 1e-6, and nothing.
   close(states.weights[0], [-np.log(1e-6), 0.0], 1e-5, 1e-11)
   assert (np.asarray(states.weights) >= 0).all()

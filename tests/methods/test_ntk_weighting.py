@@ -28,6 +28,24 @@ def test_weights():
   close(state.weights, [2.5, 0.625, 0.0, 0.0])
 
 
+def test_traces_that_are_none():
+  """Negative: an error, also inside of another program; traced, it is zero."""
+  tx = optax_mtl.ntk_weighting(2)
+  state = tx.init(jnp.zeros(2))
+  traces = jnp.array([-1.0, 1.0])
+
+  def weights(traces):
+    return tx.update(jnp.eye(2), state, traces=traces)[1].weights
+
+  for call in (weights, lambda traces: jax.eval_shape(lambda: weights(traces))):
+    with pytest.raises(ValueError, match="traces= must .* negative.*-1.0, 1.0"):
+      call(traces)
+  close(jax.jit(weights)(traces), [0.0, 1.0])
+  # None at all: nothing to train by; one that is NaN shows.
+  close(weights(jnp.zeros(2)), [0.0, 0.0])
+  assert np.isnan(weights(jnp.array([np.nan, 1.0]))).all()
+
+
 def params():
   rng = np.random.default_rng(0)
   kernel, bias = rng.standard_normal((3, 4)), rng.standard_normal(4)

@@ -304,7 +304,7 @@ def test_what_terms_refuse():
     (
       lambda: call(TERMS | {"pde": lambda p, x, y: x}),
       ValueError,
-      r"losses\['pde'\] must be a scalar, got shape \[7, 2\]",
+      r"term 'pde' must return its loss, a scalar, got shape \[7, 2\]",
     ),
     (
       lambda: call(TERMS | {"decay": lambda p: 1}),

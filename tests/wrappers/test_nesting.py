@@ -155,7 +155,9 @@ def test_the_outer_wrapper_looks_first():
     return View(look)
 
   tx = optax_mtl.equal_weighting(2)
-  tx = seen_through(seen_through(tx, view("inner")), view("outer"))
+  tx = seen_through(
+    seen_through(tx, view("inner"), "inner"), view("outer"), "outer"
+  )
   tx.update(jnp.eye(2), tx.init(jnp.zeros(2)))
   assert [name for name, _ in seen] == ["outer", "inner"]
   assert seen[0][1] is None

@@ -114,7 +114,12 @@ def test_recipes(recipe):
 
 def test_the_gradients_themselves_are_needed():
   """A known trunk hides the heads; the wrapper says what to do."""
-  gradients = optax_mtl.sources.as_task_gradients(jnp.eye(2), 2)
+  tree = {"head": jnp.eye(2), "trunk": jnp.eye(2)}
+  gradients = optax_mtl.sources.as_task_gradients(tree, 2)
   tx = optax_mtl.per_task(optax.identity(), 2)
+  state = tx.init(jax.tree.map(lambda leaf: leaf[0], tree))
+  rows, _ = tx.update(gradients, state)
+  chex.assert_trees_all_equal(rows, tree)
+  gradients = gradients.on_trunk({"head": False, "trunk": True})
   with pytest.raises(TypeError, match="source='stacked' without shared="):
-    tx.update(gradients, tx.init(jnp.zeros(2)))
+    tx.update(gradients, state)

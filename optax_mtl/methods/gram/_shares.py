@@ -11,10 +11,17 @@ from optax_mtl._step import Step
 def check_preference(
   preference: _checks.TaskValues | None, num_tasks: int
 ) -> _checks.TaskArgument | None:
-  """The argument as one value a task, or None."""
+  """The argument as one value a task, or None.
+
+  Raises:
+    ValueError: A known number is negative, or all are zero: nothing would be
+      trained.
+  """
   if preference is None:
     return None
-  return _checks.task_argument(preference, num_tasks, "preference")
+  given = _checks.task_argument(preference, num_tasks, "preference")
+  _checks.check_preference(given.values, "preference")
+  return given
 
 
 def task_shares(
@@ -25,6 +32,9 @@ def task_shares(
   The active tasks share among them what the absent ones leave, in proportion:
   a preference of 1/T each is no different from none.
 
+  A traced preference counts as 0 where it is negative, and as none where no
+  active task has a positive one.
+
   Args:
     preference: As `check_preference` returns it.
     step: The step.
@@ -34,7 +44,9 @@ def task_shares(
   """
   if preference is None:
     return step.active.astype(solver_dtype()) / step.num_active
-  given = step.given(preference)
+  given = jnp.maximum(step.given(preference), 0)
+  # With nothing at all there is no preference.
+  given = jnp.where(jnp.sum(given) == 0, 1.0 / step.num_tasks, given)
   present = step.only_active(given)
   total = jnp.sum(present)
   # Nothing to share where those that are there count nothing.

@@ -4,10 +4,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _jax_internals
+from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
@@ -22,14 +21,10 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
   """Refuses negative losses; NaN for them where only a tracer is known."""
   message = (
     f"mgda(normalize={normalize!r}) divides each gradient by its loss, so the "
-    "losses must not be negative: got {losses}. Shift them, or use "
+    "losses must not be negative: got {{values}}. Shift them, or use "
     "normalize='l2'."
   )
-  if not _jax_internals.is_traced(losses):
-    if (np.asarray(losses) < 0).any():
-      raise ValueError(message.format(losses=np.asarray(losses)))
-    return losses
-  _jax_internals.debug_check(jnp.all(losses >= 0), message, losses=losses)
+  _checks.check_values(losses, lambda x: ~(x < 0), message)
   return jnp.where(losses < 0, jnp.nan, losses)
 
 

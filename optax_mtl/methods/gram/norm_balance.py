@@ -253,7 +253,8 @@ def norm_balance(
       strategy A, which only makes gradients shorter, is `(0, 1)`, and B, which
       only makes them longer, `(1, inf)`.
     decay: Share of the old value in the moving average. Default 0: none.
-    average: What is averaged, the "weights" or the "norms".
+    average: What is averaged, the "weights" (default) or the "norms", which
+      needs a `decay`.
     initial_weights: Where the average of the weights starts, a number or one
       for each task, as for `coefficients`; jaxpi's `init_weights`. None: it is
       the mean of what was seen (its bias is corrected).
@@ -327,6 +328,11 @@ def norm_balance(
     raise ValueError(
       "initial_weights= is where an average of the weights starts, but "
       "average='norms' averages the norms. Leave one of them out."
+    )
+  if average == "norms" and _checks.is_known(decay, 0):
+    raise ValueError(
+      "average='norms' says what is averaged over the steps, and decay=0 "
+      "averages nothing: give decay=, for instance 0.9, or leave average= out."
     )
   if initial_weights is not None and _checks.is_python_number(decay):
     # Without a past there is nothing that could start.

@@ -63,9 +63,11 @@ def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
     coefficients, products = carry
     product = products[tasks, others]
     square = squares[others]
-    conflicts = (product < 0) & (others != tasks) & (square > 0)
+    # Not `product < 0`: of gradients whose products overflow it is NaN, and has
+    # to show.
+    conflicts = ~(product >= 0) & (others != tasks) & ~(square <= 0)
     share = jnp.where(
-      conflicts, -product / jnp.where(square > 0, square, 1.0), 0.0
+      conflicts, -product / jnp.where(square == 0, 1.0, square), 0.0
     )
     coefficients = coefficients.at[tasks, others].add(share)
     products = products + share[:, None] * gram[others]
@@ -110,7 +112,8 @@ def pcgrad(
     [*shape]. Its update takes `active`, an optional array [T] of bool.
 
   Raises:
-    ValueError: `reduction` or another choice is unknown.
+    TypeError: `seed` is no integer.
+    ValueError: `reduction` is unknown.
 
   Example:
     >>> import jax.numpy as jnp
@@ -126,6 +129,7 @@ def pcgrad(
     <https://arxiv.org/abs/2001.06782>`_, NeurIPS 2020.
   """
   _checks.check_choice("reduction", reduction, ("sum", "mean"))
+  _checks.check_seed("seed", seed)
 
   def init() -> PcgradMemory:
     key = jax.random.key(seed, impl="threefry2x32")

@@ -29,6 +29,21 @@ class DtpMemory(NamedTuple):
   kpi_seen: jax.Array
 
 
+#: A mean of ones in bfloat16, which has 8 bits, may come out this much above 1.
+_ROUNDED = 2.0**-7
+
+_OUTSIDE = (
+  "kpis= must lie in [0, 1], as the share of what is right does: got {values}. "
+  "Divide percentages by 100; turn an error into a KPI, for instance by "
+  "exp(-error)."
+)
+
+
+def _in_unit_interval(kpis: jax.Array) -> jax.Array:
+  """Whether KPIs are such numbers; NaN, which is a missing one, too."""
+  return ~((kpis < -_ROUNDED) | (kpis > 1 + _ROUNDED))
+
+
 @method(
   paper="Guo, Haque, Huang, Yeung & Fei-Fei, Dynamic Task Prioritization for "
   "Multitask Learning, ECCV 2018",
@@ -53,7 +68,8 @@ def dtp(
 
   The average starts at the first KPI. A KPI of NaN is a missing one: the
   average stands. Before a task's first KPI its weight is 1. KPIs are clipped to
-  [1e-6, 1 - 1e-6].
+  [1e-6, 1 - 1e-6]. One that lies outside of [0, 1], as a percentage, is an
+  error where it is known, and under `jit` a missing one.
 
   The paper also prioritizes the examples within a task, by a focal loss; that
   is a matter of the loss function, and left to it.
@@ -73,7 +89,7 @@ def dtp(
 
   Raises:
     TypeError: The update is called without `kpis`.
-    ValueError: `gamma` or `decay` is out of range.
+    ValueError: `gamma` or `decay` is out of range, or a KPI is.
 
   Example:
     >>> import jax.numpy as jnp
@@ -104,8 +120,9 @@ def dtp(
     )
 
   def observe(step: Step, memory: DtpMemory) -> DtpMemory:
+    _checks.check_values(step.kpis, _in_unit_interval, _OUTSIDE)
     kpis = jax.lax.stop_gradient(jnp.clip(step.kpis, _MARGIN, 1 - _MARGIN))
-    given = step.active & ~jnp.isnan(kpis)
+    given = step.active & _in_unit_interval(step.kpis) & ~jnp.isnan(kpis)
     rate = jnp.asarray(decay, kpis.dtype)
     moved = rate * memory.kpi_average + (1 - rate) * kpis
     moved = jnp.where(memory.kpi_seen, moved, kpis)

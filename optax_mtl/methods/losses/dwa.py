@@ -55,8 +55,10 @@ def dwa(
   its loss.
 
   The state keeps the averages by itself. A task that was absent for a whole
-  epoch keeps its last two averages. Where the older average is zero, or one of
-  the two is not finite, `r_i = 1`.
+  epoch keeps its last two averages. Where the older average is not positive, or
+  one of the two is not finite, `r_i = 1`. A negative loss, whose ratio would
+  turn the rule round, is an error where it is known; under `jit` an average
+  that is negative has `r_i = 1` too.
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -72,7 +74,8 @@ def dwa(
 
   Raises:
     TypeError: The update is called without `losses`.
-    ValueError: `temperature` or `steps_per_epoch` is out of range.
+    ValueError: `temperature` or `steps_per_epoch` is out of range, or a loss is
+      negative.
 
   Example:
     >>> import jax.numpy as jnp
@@ -105,6 +108,9 @@ def dwa(
 
   def observe(step: Step, memory: DwaMemory) -> DwaMemory:
     """Closes an epoch that is over, and counts this step's losses."""
+    _checks.check_not_negative(
+      step.losses, "losses=", "since dwa compares them by their ratio"
+    )
     ends = memory.epoch_step >= jnp.asarray(steps_per_epoch, jnp.int32)
     count = memory.epoch_loss_count
     seen = ends & (count > 0)
@@ -127,8 +133,10 @@ def dwa(
     )
 
   def weigh(step: Step, memory: DwaMemory) -> tuple[jax.Array, DwaMemory]:
-    ratio = memory.last_epoch_loss / memory.previous_epoch_loss
+    last, previous = memory.last_epoch_loss, memory.previous_epoch_loss
+    ratio = last / previous
     known = (memory.epochs_seen >= 2) & jnp.isfinite(ratio)
+    known &= (last >= 0) & (previous > 0)
     logits = jnp.where(known, ratio, 1.0)
     logits = logits / jnp.asarray(temperature, logits.dtype)
     weights = step.num_active * jax.nn.softmax(logits, where=step.active)

@@ -31,7 +31,9 @@ def ntk_weighting(
   each other cancel in the loss's gradient, and add up in the trace.
   `optax_mtl.ntk_traces` computes them from the residuals. They change slowly,
   so compute them every hundredth step or so and pass the last ones with each
-  update. A task whose trace is zero has weight 0.
+  update. A task whose trace is zero has weight 0. No trace is negative: one
+  that is known to be is an error, and under `jit` it counts as zero. One that
+  is NaN shows in all weights; `optax_mtl.drop_nonfinite` drops its task.
 
   jaxpi's `ntk` divides the mean of the traces by each, which makes its weights
   T times shorter (`reference="mean"`), takes the mean over the samples
@@ -48,7 +50,7 @@ def ntk_weighting(
 
   Raises:
     TypeError: The update is called without `traces`.
-    ValueError: `reference` is unknown.
+    ValueError: `reference` is unknown, or a trace is negative.
 
   Example:
     >>> import jax.numpy as jnp
@@ -70,7 +72,12 @@ def ntk_weighting(
 
   @from_step
   def rule(step: Step) -> jax.Array:
-    traces = step.traces
+    _checks.check_not_negative(
+      step.traces,
+      "traces=",
+      "being sums of squares (optax_mtl.ntk_traces has them)",
+    )
+    traces = jnp.maximum(step.traces, 0)
     total = jnp.sum(traces)
     if reference == "mean":
       total = total / jnp.sum((traces != 0).astype(traces.dtype))

@@ -79,7 +79,8 @@ def relobralo(
   of active tasks T, and each ratio is invariant to the scale of its loss.
 
   The losses should be positive. Where the older loss is zero, or the ratio is
-  not finite, the ratio is 1. A loss that is not finite is none: the task's
+  not finite, the ratio is 1. A negative loss is an error where it is known, and
+  under `jit` its ratios are 1. A loss that is not finite is none: the task's
   weight and losses stand still. So do those of an absent task; its first two
   steps are the first two in which it has a loss, and where tasks were absent
   now and then the weights of those that are there are scaled to their sum.
@@ -103,8 +104,9 @@ def relobralo(
     [*shape]. Its update needs `losses` [T] and takes `active` [T] of bool.
 
   Raises:
-    TypeError: The update is called without `losses`.
-    ValueError: `alpha`, `rho` or `temperature` is out of range.
+    TypeError: `seed` is no integer, or the update is called without `losses`.
+    ValueError: `alpha`, `rho` or `temperature` is out of range, or a loss is
+      negative.
 
   Example:
     >>> import jax.numpy as jnp
@@ -125,6 +127,7 @@ def relobralo(
   _checks.check_range("alpha", alpha, 0, 1)
   _checks.check_range("rho", rho, 0, 1)
   _checks.check_range("temperature", temperature, 0, open_low=True)
+  _checks.check_seed("seed", seed)
 
   def init() -> RelobraloMemory:
     key = jax.random.key(seed, impl="threefry2x32")
@@ -140,11 +143,15 @@ def relobralo(
   def shares(step: Step, since: jax.Array, known: jax.Array) -> jax.Array:
     """`λ̂(t; s)` [T] for the losses `since` [T], of the tasks that have any."""
     ratio = step.losses / since
-    ratio = jnp.where(known & jnp.isfinite(ratio), ratio, jnp.ones_like(ratio))
+    known = known & jnp.isfinite(ratio) & (step.losses >= 0) & (since > 0)
+    ratio = jnp.where(known, ratio, jnp.ones_like(ratio))
     logits = ratio / jnp.asarray(temperature, ratio.dtype)
     return step.num_active * jax.nn.softmax(logits, where=step.active)
 
   def observe(step: Step, memory: RelobraloMemory) -> RelobraloMemory:
+    _checks.check_not_negative(
+      step.losses, "losses=", "since relobralo compares them by their ratio"
+    )
     keeps, key = draw_lookback(memory.lookback_key, rho)
     losses, seen = step.losses, memory.losses_seen
     first = shares(step, memory.first_losses, seen > 0)

@@ -51,16 +51,19 @@ def _unit(vectors: jax.Array) -> jax.Array:
 
 def _constraints(step: Step, directions: jax.Array) -> _Constraints:
   dtype = solver_dtype()
+  losses = jnp.maximum(step.losses, 0)
   # Absent tasks span no axis of the loss space.
   present = step.active.astype(dtype)
-  own = _unit(step.preference * present)
+  own = jnp.maximum(step.preference, 0) * present
+  own = jnp.where(jnp.any(own != 0), own, present)
+  own = _unit(own)
   others = _unit(directions.astype(dtype) * present[None, :])
   normals = others - own[None, :]
   lengths = jnp.linalg.norm(normals, axis=-1)
   # The preference itself is among the directions: its row is no constraint. A
   # difference of two unit vectors is known to a few roundings.
   counts = lengths > 16 * jnp.finfo(dtype).eps
-  values = jnp.matmul(normals, _unit(step.losses), precision="highest")
+  values = jnp.matmul(normals, _unit(losses), precision="highest")
   return _Constraints(
     normals=normals,
     values=jnp.where(counts, values, -jnp.inf),
@@ -122,7 +125,11 @@ def pareto_mtl(
 
   The paper takes `G_j >= 0` as violated in the first phase and states no
   numbers for the budget; the sign test here is strict in both phases and made
-  on `L / ‖L‖`, as in the authors' code. Losses should not be negative.
+  on `L / ‖L‖`, as in the authors' code. No loss may be negative, and a
+  preference has finite entries, none negative and not all zero: what is known
+  to be otherwise is an error. Under `jit` a negative loss counts as zero, and
+  so does a negative entry of a preference; one without any positive entry is
+  that of equal entries, and NaN shows.
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -152,7 +159,8 @@ def pareto_mtl(
 
   Raises:
     TypeError: The update is called without `losses` or `preference`.
-    ValueError: `directions` has the wrong shape, or a number is out of range.
+    ValueError: `directions` has the wrong shape, a number is out of range, or
+      losses or a preference are none.
 
   Example:
     >>> import jax.numpy as jnp
@@ -171,7 +179,7 @@ def pareto_mtl(
     Lin et al., `Pareto Multi-Task Learning <https://arxiv.org/abs/1912.12854>`_,
     NeurIPS 2019.
   """
-  _checks.check_range("feasibility_steps", feasibility_steps, 0)
+  _checks.check_whole("feasibility_steps", feasibility_steps, 0)
   _checks.check_range("epsilon", epsilon, 0)
   rays = jnp.asarray(directions)
   if rays.ndim != 2 or rays.shape[1] != num_tasks:
@@ -179,6 +187,7 @@ def pareto_mtl(
       f"directions must have shape [K, {num_tasks}], one row a preference, got "
       f"{list(rays.shape)}."
     )
+  _checks.check_preference(rays, "directions")
 
   def init() -> ParetoMtlMemory:
     return ParetoMtlMemory(
@@ -190,6 +199,14 @@ def pareto_mtl(
 
   def observe(step: Step, memory: ParetoMtlMemory) -> ParetoMtlMemory:
     """Says which phase this step is in."""
+    _checks.check_not_negative(
+      step.losses, "losses=", "for the preferences divide the positive orthant"
+    )
+    wanted = step.preference
+    # Of absent tasks all is 0: they may be those that were wanted.
+    _checks.check_preference(
+      jnp.where(step.active, wanted, jnp.ones_like(wanted)), "preference="
+    )
     violation = jnp.max(_constraints(step, rays).values)
     outside = violation > 0
     limit = jnp.asarray(feasibility_steps, jnp.int32)
