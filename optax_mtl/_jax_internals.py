@@ -104,8 +104,11 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   return False
 
 
-def varying_axes(x: jax.Array) -> frozenset[str]:
+def varying_axes(x: Any) -> frozenset[str]:
   """The mesh axes of a surrounding `shard_map` over which `x` varies."""
+  if isinstance(x, jax.ShapeDtypeStruct):
+    kind = getattr(x, "manual_axis_type", None)
+    return frozenset(getattr(kind, "varying", ()))
   aval = type_of(x)
   # jax 0.10 keeps them in `mat`, earlier versions in `vma`.
   if hasattr(aval, "mat"):
@@ -117,6 +120,34 @@ def vary(x: jax.Array, axes: frozenset[str]) -> jax.Array:
   """Marks `x` as varying over `axes`, which loops in `shard_map` ask for."""
   missing = tuple(sorted(axes - varying_axes(x)))
   return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+
+def vary_in_shard_map(x: jax.Array, axes: frozenset[str]) -> jax.Array:
+  """As `vary` over those of the axes that a surrounding `shard_map` has.
+
+  Of other named axes, as those of `vmap`, no type knows.
+  """
+  get_mesh = getattr(jax.sharding, "get_abstract_mesh", None)
+  if get_mesh is None or not hasattr(jax.lax, "pcast"):
+    return x
+  return vary(x, axes & frozenset(getattr(get_mesh(), "manual_axes", ())))
+
+
+def like(x: Any) -> jax.ShapeDtypeStruct:
+  """Shape and dtype of an array, and in `shard_map` over what it varies."""
+  shape, dtype = jnp.shape(x), jnp.result_type(x)
+  if not varying_axes(x):
+    return jax.ShapeDtypeStruct(shape, dtype)
+  kind = type_of(x).mat
+  return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
+
+
+def zeros_if_varying(x: Any) -> Any:
+  """An array in the place of a `ShapeDtypeStruct` that varies over an axis."""
+  axes = varying_axes(x)
+  if not axes or not isinstance(x, jax.ShapeDtypeStruct):
+    return x
+  return vary(jnp.zeros(x.shape, x.dtype), axes)
 
 
 # --- Layouts ----------------------------------------------------------------

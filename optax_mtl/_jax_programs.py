@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from optax_mtl import _jax_internals
+
 # Calls whose body is looked into: plain ones, and those that rematerialize.
 # Custom derivative rules are not: a new body would not be the rule's.
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint")
@@ -39,6 +41,8 @@ def trace(fun: Callable[[Any], Any], example: Any) -> Program:
   Returns:
     The program.
   """
+  # What varies in `shard_map` has to be there: its shape alone is not taken.
+  example = jax.tree.map(_jax_internals.zeros_if_varying, example)
   closed, out_shape = jax.make_jaxpr(fun, return_shape=True)(example)
   return Program(fun, closed, jax.tree.structure(out_shape))
 

@@ -9,6 +9,7 @@ from optax_mtl import _checks
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
+from optax_mtl.sources.averaged import Axes, AxisName
 from optax_mtl.sources.backward import Backward, differentiate
 from optax_mtl.sources.implicit import ImplicitTaskGradients
 from optax_mtl.sources.masks import Heads
@@ -81,6 +82,7 @@ def value_and_task_grads(
   chunk_size: int | None = None,
   shared: Any = None,
   heads: Heads = "sum",
+  axis_name: AxisName | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
   """The losses of all tasks and their gradients, like `jax.value_and_grad`.
 
@@ -148,6 +150,12 @@ def value_and_task_grads(
       params are their tuple. None: all leaves.
     heads: "sum" or "weighted": whether the other leaves get the sum of the
       tasks' gradients or the weighted sum.
+    axis_name: The named axis, or a tuple of several, of a surrounding
+      `shard_map` or `pmap` over whose devices the batch is spread, each with a
+      part of one size. `fun` returns the losses of its part, and losses and
+      gradients are the means over the devices: reduce neither before nor
+      after. What `fun` returns beside the losses stays each device's own. None:
+      the losses are of the whole batch.
 
   Returns:
     A function with the arguments of `fun` that returns `(losses, grads)`, or
@@ -175,11 +183,13 @@ def value_and_task_grads(
   _checks.check_choice("source", source, ("stacked", "implicit"))
   _checks.check_choice("heads", heads, ("sum", "weighted"))
   units.check_chunk_size(chunk_size)
+  axes = Axes(axis_name)
 
   def value_and_grads(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     arguments = Arguments(argnums, args)
-    params, of_params = arguments.params, arguments.apply_to(fun, **kwargs)
+    of_params = arguments.apply_to(fun, **kwargs)
+    params = axes.spread(arguments.params)
     trunk = masks.trunk_of(shared, params)
     names = losses_lib.Recorder()
 
@@ -201,7 +211,7 @@ def value_and_task_grads(
     else:
       losses, backward, aux = differentiate(losses_of, params)
       grads = _stacked(backward, chunk_size, names=names.names, **facts)
-    value = names.back(losses)
-    return ((value, aux) if has_aux else value), grads
+    value = names.back(axes.losses(losses, params))
+    return ((value, aux) if has_aux else value), axes.of(grads)
 
   return value_and_grads

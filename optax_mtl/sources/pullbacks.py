@@ -18,10 +18,8 @@ _PIECES = 3
 
 
 def like(tree: Any) -> Any:
-  """The tree's shapes and dtypes."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree
-  )
+  """The tree's shapes and dtypes, and in `shard_map` its varying axes."""
+  return jax.tree.map(_jax_internals.like, tree)
 
 
 def one_like(losses: jax.Array) -> jax.Array:
@@ -31,8 +29,9 @@ def one_like(losses: jax.Array) -> jax.Array:
 
 
 def unit_cotangents(losses_like: jax.ShapeDtypeStruct) -> jax.Array:
-  """The tasks' unit cotangents, one per row: [T, T] in the losses' dtype."""
-  return jnp.eye(losses_like.shape[0], dtype=losses_like.dtype)
+  """The tasks' unit cotangents, one per row: [T, T], of the losses' type."""
+  eye = jnp.eye(losses_like.shape[0], dtype=losses_like.dtype)
+  return _jax_internals.vary(eye, _jax_internals.varying_axes(losses_like))
 
 
 def is_half(dtype: Any) -> bool:

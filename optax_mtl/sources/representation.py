@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from optax_mtl import _checks, _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
+from optax_mtl.sources.averaged import Axes, AxisName
 from optax_mtl.sources.backward import differentiate, row_of
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
@@ -235,6 +236,7 @@ def value_and_representation_grads(
   chunk_size: int | None = None,
   shared: Any = None,
   heads: Heads = "sum",
+  axis_name: AxisName | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
   """Losses, and task gradients measured at a shared representation.
 
@@ -276,6 +278,8 @@ def value_and_representation_grads(
       nothing of the Gram matrix, which is the one at the representation. None:
       all leaves.
     heads: "sum" or "weighted", what the other leaves get.
+    axis_name: As for `value_and_task_grads`: the axis over whose devices the
+      batch, and with it the representation, is spread.
 
   Returns:
     A function `(params, *args) -> (losses, grads)`, with `has_aux`
@@ -307,11 +311,13 @@ def value_and_representation_grads(
   """
   _checks.check_choice("heads", heads, ("sum", "weighted"))
   units.check_chunk_size(chunk_size)
+  axes = Axes(axis_name)
 
   def value_and_grads(params: Any, *args: Any) -> tuple[Any, Any]:
     miscompiled.warn_on_cpu()
     _checks.check_inexact(params, "params")
     in_trunk = masks.trunk_of(shared, params)
+    params = axes.spread(params)
     names = losses_lib.Recorder()
 
     def trunk_of(params: Any) -> tuple[Any, Any]:
@@ -365,8 +371,8 @@ def value_and_representation_grads(
         like,
         **facts,
       )
-    value = names.back(losses)
+    value = names.back(axes.losses(losses, params))
     aux = (trunk_aux, heads_aux)
-    return ((value, aux) if has_aux else value), grads
+    return ((value, aux) if has_aux else value), axes.of(grads)
 
   return value_and_grads

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from optax_mtl import _checks
 from optax_mtl.sources import miscompiled, terms, units, vmapped
+from optax_mtl.sources.averaged import Axes, AxisName
 from optax_mtl.sources.masks import Heads
 
 #: A function for all tasks, or one for each by the tasks' names.
@@ -21,6 +22,7 @@ def value_and_task_batch_grads(
   chunk_size: int | None = None,
   shared: Any = None,
   heads: Heads = "sum",
+  axis_name: AxisName | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
   """Losses and gradients where every task has a batch of its own.
 
@@ -76,6 +78,8 @@ def value_and_task_batch_grads(
       there is a `chunk_size` or tasks are absent. None: all leaves are shared,
       and the result is a tree.
     heads: "sum" or "weighted", what the other leaves get.
+    axis_name: As for `value_and_task_grads`: the axis over whose devices the
+      batches are spread.
 
   Returns:
     A function that returns `(losses, grads)`, with `has_aux` `((losses, aux),
@@ -127,6 +131,7 @@ def value_and_task_batch_grads(
     "chunk_size": chunk_size,
     "shared": shared,
     "heads": heads,
+    "axes": Axes(axis_name),
   }
   if isinstance(fun, Mapping):
     if in_axes != 0:

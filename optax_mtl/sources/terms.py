@@ -12,6 +12,7 @@ from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pairs, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
+from optax_mtl.sources.averaged import Axes
 from optax_mtl.sources.backward import row_of
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
@@ -253,6 +254,7 @@ def value_and_grads_of(
   chunk_size: int | None,
   shared: Any,
   heads: Heads,
+  axes: Axes,
 ) -> Callable[..., tuple[Any, Any]]:
   """What `value_and_task_batch_grads` returns for a dict of functions."""
   try:
@@ -296,7 +298,7 @@ def value_and_grads_of(
     miscompiled.warn_on_cpu()
     batches = _batches(args, keys)
     arguments = Arguments(argnums, args[:-1])
-    params = arguments.params
+    params = own = axes.spread(arguments.params)
     facts: dict[str, Any] = {
       "names": tuple(map(str, keys)),
       "shared": masks.trunk_of(shared, params),
@@ -314,7 +316,7 @@ def value_and_grads_of(
         and not (number % chunk_size)
       ):
         # Nothing of a group begins before the gradients of the last are there.
-        params = units.after(list(rows.values()), arguments.params)
+        params = units.after(list(rows.values()), own)
       terms[key] = Term(loss_of(key, batch, arguments), params)
       if source == "stacked":
         rows[key] = terms[key].row()
@@ -337,6 +339,7 @@ def value_and_grads_of(
     first = next(iter(terms.values())).loss
     absent = jnp.full_like(first, jnp.nan)
     values = {key: terms[key].loss if key in terms else absent for key in keys}
+    values, grads = axes.losses(values, own), axes.of(grads)
     if not has_aux:
       return values, grads
     aux = {key: terms[key].aux if key in terms else None for key in keys}

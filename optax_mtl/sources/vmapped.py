@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
+from optax_mtl.sources.averaged import Axes
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.trunk import HeadGradients, TrunkTaskGradients
@@ -175,10 +176,11 @@ def value_and_grads(
   chunk_size: int | None,
   shared: Any,
   heads: Heads,
+  axes: Axes,
 ) -> tuple[Any, Any]:
   """The call of what `value_and_task_batch_grads` makes of one function."""
   arguments = Arguments(argnums, args)
-  params = arguments.params
+  params = axes.spread(arguments.params)
   trunk = masks.trunk_of(shared, params)
   in_trunk = None if trunk is None else jax.tree.leaves(trunk)
   rows, rest_of = _rows(arguments.rest, in_axes)
@@ -199,8 +201,10 @@ def value_and_grads(
 
   value, stack = _map(task, rows, chunk_size)
   losses = value[0] if has_aux else value
+  mean = axes.losses(losses, params)
+  value = (mean, value[1]) if has_aux else mean
   if trunk is None:
-    return value, jax.tree.unflatten(structure, stack)
+    return value, axes.of(jax.tree.unflatten(structure, stack))
   in_heads = [not flag for flag in jax.tree.leaves(trunk)]
 
   def head_losses(head_leaves: list[jax.Array], row: list[jax.Array]) -> Any:
@@ -218,4 +222,4 @@ def value_and_grads(
     shared=trunk,
     heads=heads,
   )
-  return value, grads
+  return value, axes.of(grads)
