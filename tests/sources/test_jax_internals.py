@@ -193,8 +193,10 @@ def errors():
 @pytest.mark.parametrize("name", _CASES)
 def test_without(errors, name):
   assert list(errors[name]) == _CASES[name], errors[name]
-  # Sums of half a million terms by blocks or halves, and of 16 in the network.
-  assert max(errors[name].values()) < 1e-5
+  # 4 sqrt(n) eps with n the half a million terms of the longest sum, which a
+  # jaxlib may add up in sequence.
+  bound = 4 * np.sqrt(64 * 8192) * np.finfo(np.float32).eps
+  assert max(errors[name].values()) < bound
 
 
 def test_no_other_module_touches_these_names():
