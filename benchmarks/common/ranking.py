@@ -150,6 +150,22 @@ def standings(
   return result
 
 
+def verdicts(of: Mapping[str, Standing]) -> str:
+  """How many methods are better than equal weights, worse, and even.
+
+  Example:
+    >>> verdicts({"mgda": Standing(2.0, 0.5, 0.75, -1.0, -1.6, -0.4)})
+    'Of 1 methods 1 are better than equal weights beyond the spread over \
+seeds, 0 worse, and 0 even'
+  """
+  found = [standing.verdict for standing in of.values()]
+  better, worse, even = map(found.count, ("better", "worse", "even"))
+  return (
+    f"Of {len(found)} methods {better} are better than equal weights beyond "
+    f"the spread over seeds, {worse} worse, and {even} even"
+  )
+
+
 #: Titles of the columns that `cells` fills.
 HEADER = (
   "mean\nrank ↓",
