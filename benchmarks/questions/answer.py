@@ -50,7 +50,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--seeds", type=int, default=3, help="networks a row, in the table")
   add("--dense-steps", type=int, default=200, help="per network")
   add("--images", type=int, default=400, help="to train on")
-  add("--pinn-steps", type=int, default=1500, help="per network")
+  add("--pinn-steps", type=int, default=1000, help="per network")
   add("--fresh", action="store_true", help="forget what is done")
   add("--markdown", action="store_true", help="print the tables for the docs")
   options.add_out(parser, "questions")
@@ -134,9 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   console.print(*(report.UNITS[problem] for problem in training), sep="\n")
   for name, lines in answers.items():
     if args.markdown:
-      console.print(
-        f"\n{name}\n{report.markdown(lines)}", markup=False, soft_wrap=True
-      )
+      console.print(f"\n<!-- {name} -->", markup=False)
+      console.print(report.markdown(lines), markup=False, soft_wrap=True)
     else:
       console.print(report.table(name, lines))
     console.print(report.sentence(name, lines), markup=False, soft_wrap=True)
