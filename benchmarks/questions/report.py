@@ -106,7 +106,8 @@ def _cells(line: Line) -> list[str]:
   one = line.comparison
   three = line.mean, line.low, line.high
   if one.problem == "dense":
-    spread = line.ends_at.std(ddof=1 if len(line.ends_at) > 1 else 0)
+    with np.errstate(invalid="ignore"):
+      spread = line.ends_at.std(ddof=1 if len(line.ends_at) > 1 else 0)
     ends_at = f"{line.ends_at.mean():+.1f} ± {spread:.1f} %"
     mean, low, high = (f"{value:+.1f}" for value in three)
   else:
