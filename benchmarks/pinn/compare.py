@@ -129,14 +129,16 @@ def show(
   return section
 
 
-def short_problem(steps: int) -> Problem:
+def short_problem(
+  steps: int, waves: tuple[float, float] = (1.0, 4.0)
+) -> Problem:
   """Helmholtz's equation, to be solved in so few steps.
 
   A quarter of the points at the boundary, whose loss is the plain mean over
   them; and a rate that starts higher and falls to zero, so that fewer steps do.
   """
   return dataclasses.replace(
-    helmholtz(a_side=32, boundary_scale=1.0),
+    helmholtz(a_side=32, boundary_scale=1.0, waves=waves),
     rate=optax.cosine_decay_schedule(4e-3, steps),
     scaled=f"{steps} steps instead of 40,000, with a rate that falls from 4e-3 "
     "to 0; 32 points a side instead of 128, and the mean of their squares "

@@ -17,6 +17,7 @@ from benchmarks.common import options, output
 from benchmarks.dense import problem as dense
 from benchmarks.dense.trainer import Settings
 from benchmarks.pinn import compare as pinn
+from benchmarks.pinn.training import Settings as PinnSettings
 from benchmarks.questions import report
 from benchmarks.questions.asked import QUESTIONS, ProblemName, needed
 from benchmarks.questions.training import Dense, Pinn, Row, Rows, Trainer
@@ -28,6 +29,8 @@ _SIZE = 16
 _BATCH = 16
 #: Adam's, of the dense problem.
 _DENSE_RATES = (1e-3, 3e-3, 1e-2)
+#: Slower than those of the whole comparison: learnt in a thousand steps.
+_WAVES = (1.0, 2.0)
 #: In those of the equation's own rate.
 _PINN_FACTORS = (0.25, 1.0, 4.0)
 #: The options that the rows of each problem depend on.
@@ -81,12 +84,14 @@ def trainers(args: argparse.Namespace) -> dict[ProblemName, Trainer]:
     )
     found["dense"] = Dense(problem, settings)
   if needed(args.questions, "pinn"):
-    equation = pinn.short_problem(args.pinn_steps)
-    found["pinn"] = Pinn(
-      equation,
-      pinn.new_settings(equation, args.pinn_steps, args.seeds),
-      _PINN_FACTORS,
+    equation = pinn.short_problem(args.pinn_steps, _WAVES)
+    settings = PinnSettings(
+      steps=args.pinn_steps,
+      num_seeds=args.seeds,
+      eval_every=args.pinn_steps,
+      rate=equation.rate,
     )
+    found["pinn"] = Pinn(equation, settings, _PINN_FACTORS)
   return found
 
 

@@ -21,7 +21,17 @@ REFRESHED = "refreshed"
 
 #: Of each problem, those that decide something and are of different kinds.
 DENSE_METHODS = ("uncertainty_weighting-weighted", "mgda-l2-ub", "upgrad")
-PINN_METHODS = ("norm_balance", "lr_annealing", "upgrad")
+PINN_METHODS = ("lr_annealing", "upgrad")
+_ON_BOTH: Sequence[tuple[ProblemName, Sequence[str]]] = (
+  ("dense", DENSE_METHODS),
+  ("pinn", PINN_METHODS),
+)
+#: What is tuned: the sentence's words, and both rates.
+_TUNINGS: Sequence[tuple[str, Rate, Rate]] = (
+  ("neither tuned", "middle", "middle"),
+  ("equal weights tuned", "equal's", "own"),
+  ("both tuned", "own", "own"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +117,17 @@ QUESTIONS: Mapping[str, Question] = {
   "frozen": Question(
     "Do weights found by a method, frozen to their mean, do as well?",
     tuple(
-      Comparison(against, problem, ended(label, FROZEN), other)
-      for against in ("the method", "equal weights")
-      for problem, labels in (
-        ("dense", DENSE_METHODS[:2]),
-        ("pinn", PINN_METHODS),
+      Comparison(
+        group,
+        problem,
+        ended(label, FROZEN),
+        EQUAL if group == "equal weights" else label,
       )
+      for group in ("the method", "equal weights")
+      for problem, labels in _ON_BOTH
       for label in labels
-      for other in (label if against == "the method" else EQUAL,)
+      # UPGrad's weights on images change as gradients do, and mean nothing.
+      if (problem, label) != ("dense", "upgrad")
     ),
   ),
   "tuned": Question(
@@ -125,15 +138,8 @@ QUESTIONS: Mapping[str, Question] = {
       Comparison("tuning", "pinn", EQUAL, EQUAL, "own", "middle"),
       *(
         Comparison(group, problem, label, EQUAL, rate, against)
-        for group, rate, against in (
-          ("neither tuned", "middle", "middle"),
-          ("equal weights tuned", "equal's", "own"),
-          ("both tuned", "own", "own"),
-        )
-        for problem, labels in (
-          ("dense", DENSE_METHODS),
-          ("pinn", PINN_METHODS),
-        )
+        for group, rate, against in _TUNINGS
+        for problem, labels in _ON_BOTH
         for label in labels
       ),
     ),

@@ -219,7 +219,7 @@ class Pinn:
     errors = run.errors[:, :, -1, None]
     tuned, rest = errors[:, :_TUNING_SEEDS], errors[:, _TUNING_SEEDS:]
     return Row(
-      rates=self._factors * float(self._settings.rate(0)),
+      rates=self._factors * np.asarray(self._settings.rate(0)),
       # Of errors the geometric mean.
       validation=np.exp(np.log(tuned).mean(axis=1)),
       test=rest,
