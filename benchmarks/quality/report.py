@@ -89,9 +89,8 @@ def _test_metrics(
   if name == SINGLE_TASK:
     return of_single_tasks(final), None
   index = _point(dataset, runs, name)
-  means_something = name == SWEEP or recipe.point_is_preference
-  point = recipe.points[index].tolist() if means_something else None
-  return final[index], point
+  says = name == SWEEP or recipe.point_is_preference
+  return final[index], recipe.points[index].tolist() if says else None
 
 
 def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
@@ -110,8 +109,7 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
     )
   rows: list[Row] = []
   for name, (metric, point) in values.items():
-    _, run = runs[name]
-    index = _point(dataset, runs, name)
+    run = runs[name][1]
     mean = metric.mean(axis=0)
     change = metrics.delta_m(mean, baseline, dataset.higher_is_better)
     rows.append(
@@ -126,7 +124,9 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
         peak_mib=run.peak_mib,
         conflict_rate=run.conflict_rate,
         compile_seconds=run.compile_seconds,
-        rate=run.rate if name == SINGLE_TASK else run.rate[[index]],
+        rate=run.rate
+        if name == SINGLE_TASK
+        else run.rate[[_point(dataset, runs, name)]],
         point=point,
       )
     )
@@ -201,13 +201,9 @@ def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
 
 def markdown(dataset: Dataset, rows: list[Row]) -> str:
   """The table for the docs, without what a busy machine blurs."""
-
-  def untimed(cells: list[str]) -> list[str]:
-    return cells[: _TIMED.start] + cells[_TIMED.stop :]
-
-  return output.markdown(
-    untimed(_header(dataset)), [untimed(_cells(row)) for row in rows]
-  )
+  table = [_header(dataset), *(_cells(row) for row in rows)]
+  head, *body = [line[: _TIMED.start] + line[_TIMED.stop :] for line in table]
+  return output.markdown(head, body)
 
 
 def notes(dataset: Dataset, runs: Runs) -> list[str]:
@@ -230,10 +226,9 @@ def notes(dataset: Dataset, runs: Runs) -> list[str]:
   tried = runs[SINGLE_TASK][1].tried
   if tried.shape[1] > 1:
     lines.append(
-      "rate: of Adam, for each row the best of "
-      f"{tried.shape[1]} by Δm on the validation split, over all seeds; of "
-      "single-task networks by their own metric. The seeds are the table's, "
-      "its examples are others."
+      f"rate: of Adam, for each row the best of {tried.shape[1]} by Δm on the "
+      "validation split, over the table's seeds; of single-task networks by "
+      "their own metric."
     )
   if "pareto_mtl" in runs:
     number = len(runs["pareto_mtl"][0].points)
@@ -343,9 +338,7 @@ def sentence(dataset: Dataset, rows: list[Row]) -> str:
     for row in others
     if (np.abs(row.mean - equal.mean) <= equal.spread + row.spread).all()
   ]
-  standings = {
-    row.label: row.standing for row in others if row.standing is not None
-  }
+  standings = {row.label: row.standing for row in others if row.standing}
   return (
     f"On {dataset.name}, {len(alike)} of {len(others)} methods end within the "
     "spread over seeds of equal weights, on every task: here the choice "
