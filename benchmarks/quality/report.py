@@ -201,8 +201,8 @@ def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
 
 def markdown(dataset: Dataset, rows: list[Row]) -> str:
   """The table for the docs, without what a busy machine blurs."""
-  table = [_header(dataset), *(_cells(row) for row in rows)]
-  head, *body = [line[: _TIMED.start] + line[_TIMED.stop :] for line in table]
+  whole = [_header(dataset), *(_cells(row) for row in rows)]
+  head, *body = [line[: _TIMED.start] + line[_TIMED.stop :] for line in whole]
   return output.markdown(head, body)
 
 
