@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       [
         *("--methods", args.methods, "--steps", str(args.digits_steps)),
         *("--seeds", str(args.seeds), "--out", str(args.out / "digits")),
-        *("--sweep", "5"),
+        *("--sweep", "5", "--fresh"),
       ]
     ),
     console,

@@ -24,6 +24,19 @@ def words(text: str) -> list[str]:
   return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def rates(text: str) -> list[float]:
+  """Learning rates, separated by commas.
+
+  Example:
+    >>> rates("1e-3,3e-3")
+    [0.001, 0.003]
+  """
+  found = [float(word) for word in words(text)]
+  if not found or min(found) <= 0:
+    raise argparse.ArgumentTypeError("there must be one, and all positive")
+  return found
+
+
 def new_parser(
   module: str, description: str | None, *, as_it_is: bool = False
 ) -> argparse.ArgumentParser:

@@ -73,6 +73,49 @@ def new_table(
   return table
 
 
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+  r"""A table for the docs, in the style of `new_table`.
+
+  Example:
+    >>> print(markdown(["method", "error\n%"], [["mgda", "1.5"]]))
+    | method | error % |
+    | --- | ---: |
+    | mgda | 1.5 |
+  """
+  lines = [
+    [title.replace("\n", " ") for title in columns],
+    ["---", *["---:"] * (len(columns) - 1)],
+    *rows,
+  ]
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def kept(
+  path: pathlib.Path, settings: Mapping[str, Any], *, fresh: bool = False
+) -> dict[str, Any]:
+  """The runs that an earlier command with the same settings has left.
+
+  Args:
+    path: What `keep` wrote.
+    settings: All that the runs depend on.
+    fresh: Whether to forget them.
+
+  Returns:
+    Label to run, as plain data.
+  """
+  if fresh or not path.exists():
+    return {}
+  data = json.loads(path.read_text())
+  return data["runs"] if data["settings"] == plain(settings) else {}
+
+
+def keep(
+  path: pathlib.Path, settings: Mapping[str, Any], runs: Mapping[str, Any]
+) -> None:
+  """Writes runs, plain data by label, for `kept` to find."""
+  write(path.parent, path.stem, {"settings": settings, "runs": runs})
+
+
 def made_with() -> dict[str, Any]:
   """The entries "versions" and "device" of a JSON file."""
   return {

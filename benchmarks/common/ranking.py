@@ -150,6 +150,22 @@ def standings(
   return result
 
 
+def verdicts(of: Mapping[str, Standing]) -> str:
+  """How many methods are better than equal weights, worse, and even.
+
+  Example:
+    >>> verdicts({"mgda": Standing(2.0, 0.5, 0.75, -1.0, -1.6, -0.4)})
+    'Of 1 methods 1 are better than equal weights beyond the spread over \
+seeds, 0 worse, and 0 even'
+  """
+  found = [standing.verdict for standing in of.values()]
+  better, worse, even = map(found.count, ("better", "worse", "even"))
+  return (
+    f"Of {len(found)} methods {better} are better than equal weights beyond "
+    f"the spread over seeds, {worse} worse, and {even} even"
+  )
+
+
 #: Titles of the columns that `cells` fills.
 HEADER = (
   "mean\nrank ↓",
@@ -172,12 +188,19 @@ def cells(standing: Standing, is_equal: bool = False) -> list[str]:
   Example:
     >>> cells(Standing(2.0, 0.5, 0.75, -1.0, -1.6, -0.4))
     ['2.0 ± 0.5', '75%', '-1.0 [-1.6, -0.4]', 'better']
+    >>> cells(Standing(2.0, 0.5, 0.75, 0.051, 0.02, 0.082))[2]
+    '+0.05 [+0.02, +0.08]'
   """
   difference, verdict = "–", ""
   if not is_equal and np.isfinite(standing.difference):
-    difference, verdict = f"{standing.difference:+.1f}", standing.verdict
+    digits, ends = 1, (standing.low, standing.high)
+    if np.isfinite(ends).all() and ends[0] < ends[1]:
+      # The first digit of half of the interval, of three at most.
+      first = np.ceil(-np.log10((ends[1] - ends[0]) / 2))
+      digits = int(np.clip(first, 1, 3))
+    difference, verdict = f"{standing.difference:+.{digits}f}", standing.verdict
     if np.isfinite(standing.low):
-      difference += f" [{standing.low:+.1f}, {standing.high:+.1f}]"
+      difference += f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]"
   return [
     f"{standing.rank:.1f} ± {standing.rank_spread:.1f}",
     "–" if np.isnan(standing.wins) else f"{standing.wins:.0%}",

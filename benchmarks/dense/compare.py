@@ -8,7 +8,6 @@ it stopped, and --fresh starts anew.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -40,10 +39,6 @@ _QUICK = {
 }
 
 
-def _rates(text: str) -> list[float]:
-  return [float(word) for word in options.words(text)]
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   """Reads the command line."""
   parser = options.new_parser("dense.compare", __doc__)
@@ -53,14 +48,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     type=options.words,
     default="all",
     help="comma-separated; endings: -weighted (heads), -ub (source), -l2, "
-    "-normalized; single-task networks and equal weights are always there",
+    "-normalized, -refreshed (every 10 steps), -sgd; single-task networks and "
+    "equal weights are always there",
   )
   add("--tasks", type=options.words, default=",".join(problems.TASKS))
   add("--steps", type=int, default=500, help="per network")
   add("--seeds", type=int, default=3, help="networks a method")
   add(
     "--rates",
-    type=_rates,
+    type=options.rates,
     default="1e-3,3e-3,1e-2",
     help="Adam's; of several, validation chooses for each method",
   )
@@ -83,8 +79,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   for name in ("steps", "seeds", "batch_size", "images"):
     if getattr(args, name) < 1:
       parser.error(f"--{name.replace('_', '-')} must be at least 1")
-  if not args.rates or min(args.rates) <= 0:
-    parser.error("--rates must be positive")
   options.check_known(parser, "tasks", args.tasks, tasks.TASKS)
   if len(set(args.tasks)) < 2:
     parser.error("--tasks must name two tasks at least")
@@ -184,11 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
   }
   path = args.out / "dense_runs.json"
-  runs: dict[str, Run] = {}
-  if path.exists() and not args.fresh:
-    data = json.loads(path.read_text())
-    if data["settings"] == key:
-      runs = {name: report.from_data(run) for name, run in data["runs"].items()}
+  saved = output.kept(path, key, fresh=args.fresh)
+  runs = {name: report.from_data(run) for name, run in saved.items()}
   problem = problems.build(
     args.tasks,
     num_train=args.images,
@@ -199,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   def keep(runs: Mapping[str, Run]) -> None:
     kept = {name: report.as_data(run) for name, run in runs.items()}
-    output.write(args.out, path.stem, {"settings": key, "runs": kept})
+    output.keep(path, key, kept)
 
   runs = train_all(
     problem, settings, args.methods, console, runs=runs, keep=keep

@@ -6,6 +6,7 @@ A label is the method's name, and after hyphens what else is said of it:
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,6 +27,13 @@ _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
   "l2": {"normalize": "l2"},
   "normalized": {"normalize": True},
 }
+#: Weights are computed at every tenth step, and kept between.
+_REFRESHED = "refreshed"
+_REFRESH_STEPS = 10
+#: SGD with momentum in the place of Adam, at rates so many times Adam's: its
+#: steps are as long as gradients are, here some hundredths for each parameter.
+_SGD = "sgd"
+_SGD_FACTOR = 30.0
 #: Gradients at the representation, the upper bound of MGDA-UB.
 _UPPER_BOUND = "ub"
 #: The decoders get the trunk's weights.
@@ -89,6 +97,8 @@ class Recipe:
     source: Where task gradients come from.
     heads: What the decoders get, "sum" or "weighted".
     passes: Extra args that it takes besides `losses` and `active`.
+    optimizer: From the learning rate to what comes after the method.
+    rate_factor: Its rates are so many times those of the settings.
   """
 
   label: str
@@ -99,12 +109,14 @@ class Recipe:
   source: Source = "stacked"
   heads: Heads = "sum"
   passes: tuple[str, ...] = ()
+  optimizer: Callable[..., optax.GradientTransformation] = optax.adam
+  rate_factor: float = 1.0
 
 
 def is_known(label: str) -> bool:
   """Whether a label names a method that can take part, and known endings."""
   name, *endings = label.split("-")
-  known = {_UPPER_BOUND, _WEIGHTED, *_ARGUMENTS}
+  known = {_UPPER_BOUND, _WEIGHTED, _REFRESHED, _SGD, *_ARGUMENTS}
   names = {one.split("-")[0] for one in LABELS}
   return name in names and set(endings) <= known
 
@@ -152,14 +164,21 @@ def recipe(label: str, problem: Problem, steps: int, epoch: int) -> Recipe:
     The recipe.
   """
   num_tasks = problem.num_tasks
-  if label in (SINGLE_TASK, EQUAL):
+  name, *endings = label.split("-")
+  optimizer: Mapping[str, Any] = {}
+  if _SGD in endings:
+    optimizer = {
+      "optimizer": partial(optax.sgd, momentum=0.9),
+      "rate_factor": _SGD_FACTOR,
+    }
+  if name in (SINGLE_TASK, EQUAL):
     # Reads no Gram matrix: one backward pass of the sum.
     return Recipe(
       label,
       lambda point: optax_mtl.equal_weighting(num_tasks),
       source="implicit",
+      **optimizer,
     )
-  name, *endings = label.split("-")
   heads: Heads = "weighted" if _WEIGHTED in endings else "sum"
   if name == SWEEP:
     return Recipe(
@@ -168,6 +187,7 @@ def recipe(label: str, problem: Problem, steps: int, epoch: int) -> Recipe:
       sweep_weights(num_tasks, 9),
       source="implicit",
       heads=heads,
+      **optimizer,
     )
   build = optax_mtl.METHODS[name]
   chosen: dict[str, Any] = {}
@@ -183,11 +203,19 @@ def recipe(label: str, problem: Problem, steps: int, epoch: int) -> Recipe:
     "famo": ("previous_losses",),
     "pareto_mtl": ("preference",),
   }
+
+  def make(point: jax.Array) -> optax.GradientTransformationExtraArgs:
+    method = build(num_tasks, **chosen)
+    if _REFRESHED in endings:
+      return optax_mtl.refresh_every(method, _REFRESH_STEPS)
+    return method
+
   return Recipe(
     label,
-    lambda point: build(num_tasks, **chosen),
+    make,
     points=_middle(num_tasks) if name == "pareto_mtl" else np.zeros((1, 1)),
     source=source,
     heads=heads,
     passes=passes.get(name, ()),
+    **optimizer,
   )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import output, page, ranking
+from benchmarks.common import output, page, ranking, tuning
 from benchmarks.common.ranking import Standing
 from benchmarks.dense import pictures, tasks
 from benchmarks.dense.problem import MISSING, Problem
@@ -123,13 +123,12 @@ def cells(label: str, row: Row) -> list[str]:
   standing = ["–"] * len(ranking.HEADER)
   if row.standing is not None:
     standing = ranking.cells(row.standing, label == EQUAL)
-  rates = sorted(set(row.rate.tolist()))
   return [
     label,
     *(_number(mean, spread) for mean, spread in pairs),
     f"{row.delta_m.mean():+.1f} ± {_spread(row.delta_m):.1f}",
     *standing,
-    " ".join(f"{rate:g}" for rate in rates),
+    tuning.rates_text(row.rate),
     f"{row.time:.2f}",
     f"{row.flops:.2f}",
   ]
@@ -156,10 +155,9 @@ def table(
 
 def markdown(problem: Problem, rows: Mapping[str, Row]) -> str:
   """The table for the docs."""
-  head = [title.replace("\n", " ") for title in header(problem)]
-  lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-  lines += [cells(label, row) for label, row in rows.items()]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return output.markdown(
+    header(problem), [cells(label, row) for label, row in rows.items()]
+  )
 
 
 def notes(
@@ -177,7 +175,8 @@ def notes(
     "Interval: of the difference to equal weights' Δm at the same seed, 95 %, "
     "Student's t. 'even' is no difference beyond the spread.",
     "Endings: -weighted, the decoders get the trunk's weights; -ub, gradients "
-    "at the representation.",
+    "at the representation; -refreshed, weights at every tenth step; -sgd, SGD "
+    "with momentum.",
   ]
   if SWEEP in rows:
     chosen = ", ".join(
@@ -200,15 +199,9 @@ def sentence(rows: Mapping[str, Row]) -> str:
   }
   if not others:
     return "Too few rows to compare."
-  verdicts = {
-    verdict: [name for name, one in others.items() if one.verdict == verdict]
-    for verdict in ("better", "even", "worse")
-  }
   best = min(others, key=lambda label: others[label].difference)
   return (
-    f"Of {len(others)} methods {len(verdicts['better'])} are better than equal "
-    f"weights beyond the spread over seeds, {len(verdicts['worse'])} worse, "
-    f"and {len(verdicts['even'])} even; {best} ends at a Δm of "
+    f"{ranking.verdicts(others)}; {best} ends at a Δm of "
     f"{rows[best].delta_m.mean():+.1f} %, equal weights at "
     f"{rows[EQUAL].delta_m.mean():+.1f} %."
   )

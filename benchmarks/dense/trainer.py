@@ -108,7 +108,8 @@ def make_step(
   ) -> optax.GradientTransformationExtraArgs:
     schedule = optax.cosine_decay_schedule(1.0, settings.steps)
     return optax.chain(
-      recipe.build(point), optax.adam(lambda count: rate * schedule(count))
+      recipe.build(point),
+      recipe.optimizer(lambda count: rate * schedule(count)),
     )
 
   def init(params: Any, stats: Any, point: jax.Array) -> Any:

@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import timing
+from benchmarks.common import timing, tuning
 from benchmarks.common.sweeps import sweep_weights
 from benchmarks.dense import recipes, tasks
 from benchmarks.dense.problem import Problem, sample
 from benchmarks.dense.recipes import Recipe
 from benchmarks.dense.trainer import Settings, Trainer, compiled
-from optax_mtl import metrics
 
 #: The networks that validation chooses by start from this seed, which is not
 #: among those of the table.
-_TUNING_SEED = 1_000_000
+TUNING_SEED = 1_000_000
 #: Test images whose predictions are kept, for the picture.
 _SAMPLES = 2
 
@@ -57,18 +56,6 @@ class Run:
   temp_mib: float
 
 
-def _score(
-  problem: Problem, values: np.ndarray, baseline: np.ndarray | None
-) -> float:
-  """What is to be least: Δm on validation, or a single task's own metric."""
-  if baseline is None:
-    sign = np.where(problem.higher_is_better, -1.0, 1.0)
-    score = float(np.mean(sign * values))
-  else:
-    score = float(metrics.delta_m(values, baseline, problem.higher_is_better))
-  return score if np.isfinite(score) else np.inf
-
-
 def _tune(
   problem: Problem,
   recipe: Recipe,
@@ -83,16 +70,20 @@ def _tune(
   def best(candidates: Sequence[tuple[np.ndarray, float]]) -> Any:
     scores: list[float] = []
     for point, rate in candidates:
-      found = trainer(_TUNING_SEED, point, rate, on_progress)
-      scores.append(_score(problem, found["validation"][-1], baseline))
+      found = trainer(TUNING_SEED, point, rate, on_progress)
+      score = tuning.score(
+        found["validation"][-1], baseline, problem.higher_is_better
+      )
+      scores.append(float(score))
       tried.append([rate, scores[-1], *map(float, point)])
     return candidates[int(np.argmin(scores))], min(scores)
 
-  middle = settings.rates[len(settings.rates) // 2]
+  rates = [recipe.rate_factor * rate for rate in settings.rates]
+  middle = rates[len(rates) // 2]
   point, rate, score = recipe.points[0], middle, np.inf
-  if len(recipe.points) > 1 or len(settings.rates) > 1:
+  if len(recipe.points) > 1 or len(rates) > 1:
     (point, _), score = best([(point, middle) for point in recipe.points])
-  others = [other for other in settings.rates if other != middle]
+  others = [other for other in rates if other != middle]
   if others:
     (_, other), its_score = best([(point, other) for other in others])
     if its_score < score:

@@ -8,11 +8,9 @@ the same command goes on where it stopped, and --fresh starts anew.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import optax
 from rich.console import Console
@@ -64,18 +62,6 @@ def new_settings(problem: Problem, steps: int, seeds: int) -> Settings:
     eval_every=eval_every,
     rate=problem.rate,
   )
-
-
-def _saved(
-  path: pathlib.Path, key: Mapping[str, Any], fresh: bool
-) -> dict[str, Run]:
-  """The runs that an earlier command with the same settings has left."""
-  if fresh or not path.exists():
-    return {}
-  data = json.loads(path.read_text())
-  if data["settings"] != key:
-    return {}
-  return {name: report.from_data(run) for name, run in data["runs"].items()}
 
 
 def train_all(
@@ -143,13 +129,27 @@ def show(
   return section
 
 
-def in_short(
-  console: Console, folder: pathlib.Path, steps: int, seeds: int
-) -> page.Section | None:
-  """Helmholtz's equation in a minute or two, with the methods that matter.
+def short_problem(
+  steps: int, waves: tuple[float, float] = (1.0, 4.0)
+) -> Problem:
+  """Helmholtz's equation, to be solved in so few steps.
 
   A quarter of the points at the boundary, whose loss is the plain mean over
   them; and a rate that starts higher and falls to zero, so that fewer steps do.
+  """
+  return dataclasses.replace(
+    helmholtz(a_side=32, boundary_scale=1.0, waves=waves),
+    rate=optax.cosine_decay_schedule(4e-3, steps),
+    scaled=f"{steps} steps instead of 40,000, with a rate that falls from 4e-3 "
+    "to 0; 32 points a side instead of 128, and the mean of their squares "
+    "instead of its fourfold",
+  )
+
+
+def in_short(
+  console: Console, folder: pathlib.Path, steps: int, seeds: int
+) -> page.Section | None:
+  """`short_problem` in a minute or two, with the methods that matter.
 
   Args:
     console: For progress and table.
@@ -160,13 +160,7 @@ def in_short(
   Returns:
     What the page shows, or None if nothing was trained.
   """
-  problem = dataclasses.replace(
-    helmholtz(a_side=32, boundary_scale=1.0),
-    rate=optax.cosine_decay_schedule(4e-3, steps),
-    scaled=f"{steps} steps instead of 40,000, with a rate that falls from 4e-3 "
-    "to 0; 32 points a side instead of 128, and the mean of their squares "
-    "instead of its fourfold",
-  )
+  problem = short_problem(steps)
   settings = new_settings(problem, steps, seeds)
   runs = train_all(problem, settings, recipes.SHORT, console)
   if recipes.EQUAL not in runs:
@@ -201,18 +195,16 @@ def main(argv: Sequence[str] | None = None) -> int:
   }
 
   def keep(runs: Mapping[str, Run]) -> None:
-    data = {
-      "settings": key,
-      "runs": {name: report.as_data(run) for name, run in runs.items()},
-    }
-    output.write(args.out, path.stem, data)
+    kept = {name: report.as_data(run) for name, run in runs.items()}
+    output.keep(path, key, kept)
 
+  saved = output.kept(path, key, fresh=args.fresh)
   runs = train_all(
     problem,
     settings,
     labels,
     console,
-    runs=_saved(path, key, args.fresh),
+    runs={name: report.from_data(run) for name, run in saved.items()},
     on_run=keep,
   )
   if recipes.EQUAL not in runs:

@@ -15,6 +15,9 @@ EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
 MUON = "muon"
 
+#: Steps as large as those of Adam, as the authors advise.
+muon = partial(optax.contrib.muon, consistent_rms=0.2)
+
 #: What the conditions weigh, where the residual weighs 1.
 SWEEP_FACTORS = (10.0, 100.0, 1000.0)
 
@@ -106,8 +109,7 @@ def recipe(label: str, problem: Problem, steps: int) -> Recipe:
     return Recipe(
       label,
       lambda _: optax_mtl.equal_weighting(num_tasks),
-      # Steps as large as those of Adam, as the authors advise.
-      optimizer=partial(optax.contrib.muon, consistent_rms=0.2),
+      optimizer=muon,
     )
   if label == SWEEP:
     return Recipe(

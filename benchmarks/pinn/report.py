@@ -152,10 +152,7 @@ def table(
 
 def markdown(rows: Mapping[str, Row]) -> str:
   """The table for the docs."""
-  head = [title.replace("\n", " ") for title in _HEADER]
-  lines = [head, ["---", *["---:"] * (len(head) - 1)]]
-  lines += [_cells(row) for row in rows.values()]
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return output.markdown(_HEADER, [_cells(row) for row in rows.values()])
 
 
 def published(problem: Problem) -> str:

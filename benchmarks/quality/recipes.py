@@ -82,6 +82,7 @@ def recipe(
       name,
       lambda point: optax_mtl.fixed_weighting(num_tasks, point),
       weights,
+      conflicts=False,
     )
   build = optax_mtl.METHODS[name]
   if name == "pareto_mtl":

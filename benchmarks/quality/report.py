@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
-from benchmarks.common import output, page, ranking
+from benchmarks.common import output, page, ranking, tuning
 from benchmarks.data.dataset import Dataset
 from benchmarks.quality.recipes import EQUAL, SINGLE_TASK, SWEEP, Recipe
 from benchmarks.quality.training import Run
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Runs = Mapping[str, tuple[Recipe, Run]]
 
 #: The last columns are left to the page: a terminal has 80 characters.
-_TERMINAL_COLUMNS = -5
+_TERMINAL_COLUMNS = -6
+#: Of the columns, those about time and memory.
+_TIMED = slice(-8, -4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Row:
     steps_per_second: Of all seeds (and points) together.
     num_networks: How many are trained at once.
     peak_mib: Memory of the training step.
-    conflict_rate: Share of task pairs in conflict.
+    conflict_rate: Share of task pairs in conflict; NaN where not counted.
     compile_seconds: Of the training step.
+    rate: [T] or [1], the learning rate: of single-task networks each its own.
     point: The row of the sweep or front that the metrics are of.
   """
 
@@ -53,22 +56,28 @@ class Row:
   peak_mib: float
   conflict_rate: float
   compile_seconds: float
+  rate: np.ndarray
   point: list[float] | None
 
 
-def _single_task(values: np.ndarray) -> np.ndarray:
+def of_single_tasks(values: np.ndarray) -> np.ndarray:
   """[T, S, T] of networks trained for one task each: task i from network i."""
   return np.stack(
     [values[task, :, task] for task in range(len(values))], axis=1
   )
 
 
-def _chosen(dataset: Dataset, run: Run, baseline: np.ndarray) -> int:
-  """The sweep's best point, by Δm on the validation split."""
-  scores = metrics.delta_m(
-    run.validation_metrics.mean(axis=1), baseline, dataset.higher_is_better
+def _point(dataset: Dataset, runs: Runs, name: str) -> int:
+  """Which point a row shows: of the sweep the best on validation."""
+  if name != SWEEP:
+    return 0
+  single = of_single_tasks(runs[SINGLE_TASK][1].validation_metrics)
+  scores = tuning.score(
+    runs[SWEEP][1].validation_metrics.mean(axis=1),
+    single.mean(axis=0),
+    dataset.higher_is_better,
   )
-  return int(np.nanargmin(np.asarray(scores)))
+  return int(np.argmin(scores))
 
 
 def _test_metrics(
@@ -78,14 +87,10 @@ def _test_metrics(
   recipe, run = runs[name]
   final = run.test_metrics[:, :, -1]
   if name == SINGLE_TASK:
-    return _single_task(final), None
-  if name == SWEEP:
-    single = runs[SINGLE_TASK][1].validation_metrics
-    best = _chosen(dataset, run, _single_task(single).mean(axis=0))
-    return final[best], recipe.points[best].tolist()
-  if recipe.point_is_preference:
-    return final[0], recipe.points[0].tolist()
-  return final[0], None
+    return of_single_tasks(final), None
+  index = _point(dataset, runs, name)
+  says = name == SWEEP or recipe.point_is_preference
+  return final[index], recipe.points[index].tolist() if says else None
 
 
 def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
@@ -104,7 +109,7 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
     )
   rows: list[Row] = []
   for name, (metric, point) in values.items():
-    recipe, run = runs[name]
+    run = runs[name][1]
     mean = metric.mean(axis=0)
     change = metrics.delta_m(mean, baseline, dataset.higher_is_better)
     rows.append(
@@ -115,10 +120,13 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
         delta_m=float(change),
         standing=standings.get(name),
         steps_per_second=run.steps_per_second,
-        num_networks=run.losses.shape[0] * run.losses.shape[1],
+        num_networks=run.tried.size * run.losses.shape[1],
         peak_mib=run.peak_mib,
         conflict_rate=run.conflict_rate,
         compile_seconds=run.compile_seconds,
+        rate=run.rate
+        if name == SINGLE_TASK
+        else run.rate[[_point(dataset, runs, name)]],
         point=point,
       )
     )
@@ -143,6 +151,7 @@ def _header(dataset: Dataset) -> list[str]:
     "peak\nMiB",
     "net-\nworks",
     "compile\ns",
+    "rate",
     *ranking.HEADER[1:],
   ]
 
@@ -161,11 +170,12 @@ def _cells(row: Row) -> list[str]:
     *scores,
     f"{row.delta_m:+.2f}",
     rank,
-    f"{row.conflict_rate:.0%}",
+    "–" if np.isnan(row.conflict_rate) else f"{row.conflict_rate:.0%}",
     f"{row.steps_per_second:.0f}",
     f"{row.peak_mib:.1f}",
     str(row.num_networks),
     f"{row.compile_seconds:.1f}",
+    tuning.rates_text(row.rate),
     *others,
   ]
 
@@ -189,6 +199,13 @@ def table(dataset: Dataset, rows: list[Row], num_seeds: int) -> Table:
   return result
 
 
+def markdown(dataset: Dataset, rows: list[Row]) -> str:
+  """The table for the docs, without what a busy machine blurs."""
+  whole = [_header(dataset), *(_cells(row) for row in rows)]
+  head, *body = [line[: _TIMED.start] + line[_TIMED.stop :] for line in whole]
+  return output.markdown(head, body)
+
+
 def notes(dataset: Dataset, runs: Runs) -> list[str]:
   """What a reader of the table has to know."""
   lines = [
@@ -205,6 +222,13 @@ def notes(dataset: Dataset, runs: Runs) -> list[str]:
     lines.append(
       f"{SWEEP}: the best of {len(recipe.points)} fixed weightings by Δm on a "
       f"validation split: weights {chosen}."
+    )
+  tried = runs[SINGLE_TASK][1].tried
+  if tried.shape[1] > 1:
+    lines.append(
+      f"rate: of Adam, for each row the best of {tried.shape[1]} by Δm on the "
+      "validation split, over the table's seeds; of single-task networks by "
+      "their own metric."
     )
   if "pareto_mtl" in runs:
     number = len(runs["pareto_mtl"][0].points)
@@ -223,12 +247,7 @@ def _figures(dataset: Dataset, runs: Runs) -> dict[str, "Figure"]:
 
   def of(name: str, field: str) -> np.ndarray:
     """[S, E, T] of the row's own point."""
-    recipe, run = runs[name]
-    _, point = _test_metrics(dataset, runs, name)
-    index = 0
-    if name == SWEEP:
-      index = recipe.points.tolist().index(point)
-    return getattr(run, field)[index]
+    return getattr(runs[name][1], field)[_point(dataset, runs, name)]
 
   figures = {
     "learning_curves": plot.learning_curves(
@@ -319,10 +338,12 @@ def sentence(dataset: Dataset, rows: list[Row]) -> str:
     for row in others
     if (np.abs(row.mean - equal.mean) <= equal.spread + row.spread).all()
   ]
+  standings = {row.label: row.standing for row in others if row.standing}
   return (
     f"On {dataset.name}, {len(alike)} of {len(others)} methods end within the "
     "spread over seeds of equal weights, on every task: here the choice "
-    f"decides {'little' if len(alike) > len(others) / 2 else 'much'}."
+    f"decides {'little' if len(alike) > len(others) / 2 else 'much'}. "
+    f"{ranking.verdicts(standings)}, by Δm at the same seeds."
   )
 
 

@@ -1,9 +1,9 @@
-"""Trains one method on all seeds, and all points of a sweep, in one step."""
+"""Trains one method at all rates and seeds, and all points, in one step."""
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,12 +12,14 @@ import numpy as np
 import optax
 
 import optax_mtl
+from benchmarks.common import tuning
 from benchmarks.networks.scores import Batch
 from benchmarks.networks.trunk_and_heads import Problem, sample_batch
 
 #: Params and the state of the optimizer.
 Carry = tuple[Any, Any]
-#: Losses [T], weights [T] and the share of conflicts of a step, or their means.
+#: Losses [T], weights [T] and the share of conflicts of a step, or their means;
+#: NaN where a method has no weights, or conflicts are not counted.
 Seen = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -28,7 +30,8 @@ class Settings:
   Attributes:
     steps: Optimizer steps.
     batch_size: Examples per step.
-    learning_rate: Of Adam, the same for every method.
+    rates: Of Adam; of several, validation chooses one for each point of each
+      method.
     num_seeds: Networks per method, trained at once.
     eval_every: Steps between two evaluations.
     source: "stacked", "implicit" or "representation".
@@ -36,7 +39,7 @@ class Settings:
 
   steps: int = 600
   batch_size: int = 128
-  learning_rate: float = 1e-3
+  rates: tuple[float, ...] = (1e-3,)
   num_seeds: int = 3
   eval_every: int = 30
   source: str = "stacked"
@@ -52,17 +55,22 @@ class Recipe:
     points: Array [N, ...]: N variants that are trained at once, such as the
       weights of a sweep or the preferences of a front.
     point_is_preference: Whether the update takes the point as `preference`.
+    conflicts: Whether to count them. Without, weights that are fixed take one
+      backward pass.
   """
 
   label: str
   build: Callable[[jax.Array], optax.GradientTransformationExtraArgs]
   points: np.ndarray
   point_is_preference: bool = False
+  conflicts: bool = True
 
 
 @dataclasses.dataclass
 class Run:
-  """What training left behind; N points, S seeds, E evaluations.
+  """What training left behind; N points, S seeds, E evaluations, R rates.
+
+  Of each point, the networks with the rate that validation chose.
 
   Attributes:
     steps: [E], the step of each evaluation.
@@ -70,9 +78,13 @@ class Run:
     weights: [N, S, E, T], the method's weights, likewise.
     test_metrics: [N, S, E, T].
     validation_metrics: [N, S, T], at the end.
-    conflict_rate: Share of task pairs in conflict, over steps, points, seeds.
+    rate: [N], as chosen.
+    tried: [N, R], the score of each rate on validation, lower is better; of one
+      rate alone, NaN.
+    conflict_rate: Share of task pairs in conflict, over steps, points, seeds;
+      NaN where they are not counted.
     compile_seconds: To trace and compile the training step.
-    steps_per_second: Of the step that trains all N * S networks.
+    steps_per_second: Of the step that trains all N * R * S networks.
     peak_mib: Memory of that step, by XLA's analysis: arguments, outputs and
       temporaries.
   """
@@ -82,10 +94,22 @@ class Run:
   weights: np.ndarray
   test_metrics: np.ndarray
   validation_metrics: np.ndarray
+  rate: np.ndarray
+  tried: np.ndarray
   conflict_rate: float
   compile_seconds: float
   steps_per_second: float
   peak_mib: float
+
+  @classmethod
+  def from_data(cls, data: Mapping[str, Any]) -> "Run":
+    """The run that `dataclasses.asdict` made that of, through JSON."""
+    return cls(
+      **{
+        name: np.asarray(value) if isinstance(value, list) else value
+        for name, value in data.items()
+      }
+    )
 
 
 def split_validation(train: Any, share: float = 0.15) -> tuple[Any, Any]:
@@ -134,6 +158,25 @@ def _init_and_evaluate(
   return init, jax.jit(jax.vmap(problem.evaluate, in_axes=(0, None)))
 
 
+def _scores(
+  problem: Problem, validation: np.ndarray, baseline: np.ndarray | None
+) -> np.ndarray:
+  """What each point's rates are chosen by: [N, R] of metrics [N, R, S, T].
+
+  Without a baseline point i is a network for task i alone, and has that metric.
+  """
+  up = problem.dataset.higher_is_better
+  mean = validation.mean(axis=2)
+  if baseline is not None:
+    return tuning.score(mean, baseline, up)
+  return np.stack(
+    [
+      tuning.score(mean[task, :, task, None], None, up[task : task + 1])
+      for task in range(len(mean))
+    ]
+  )
+
+
 def train(
   problem: Problem,
   recipe: Recipe,
@@ -141,9 +184,10 @@ def train(
   *,
   train_set: Any,
   validation_set: Any,
+  baseline: np.ndarray | None = None,
   on_progress: Callable[[int], None] = lambda steps: None,
 ) -> Run:
-  """Trains every point on every seed at once.
+  """Trains every point at every rate on every seed, all at once.
 
   Networks with the same seed start from the same params and see the same
   batches, whatever the method.
@@ -154,35 +198,45 @@ def train(
     settings: Steps, seeds and so on.
     train_set: `{"x", "y"}` to draw batches from.
     validation_set: `{"x", "y"}` that is only evaluated, at the end.
+    baseline: [T], the single-task networks' metrics on it, which rates are
+      chosen by; None for these networks themselves.
     on_progress: Called with the number of steps done since the last call.
 
   Returns:
     The `Run`.
   """
   num_points, num_seeds = len(recipe.points), settings.num_seeds
+  num_rates = len(settings.rates)
+  num_variants = num_points * num_rates
   # The traced function of one network; `vmap` makes it all of them.
-  losses_and_grads = _losses_and_grads(problem, settings.source)
+  losses_and_grads = _losses_and_grads(
+    problem, settings.source if recipe.conflicts else "implicit"
+  )
 
   def transformation(
-    point: jax.Array,
+    point: jax.Array, rate: jax.Array
   ) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(
-      optax_mtl.track_conflicts(recipe.build(point), problem.num_tasks),
-      optax.adam(settings.learning_rate),
-    )
+    tx = recipe.build(point)
+    if recipe.conflicts:
+      tx = optax_mtl.track_conflicts(tx, problem.num_tasks)
+    return optax.chain(tx, optax.adam(rate))
 
-  def init_carry(params: Any, points: jax.Array) -> Carry:
+  def init_carry(params: Any, points: jax.Array, rates: jax.Array) -> Carry:
     def tile(leaf: jax.Array) -> jax.Array:
-      return jnp.tile(leaf, (num_points,) + (1,) * (leaf.ndim - 1))
+      return jnp.tile(leaf, (num_variants,) + (1,) * (leaf.ndim - 1))
 
     params = jax.tree.map(tile, params)
-    state = jax.vmap(lambda p, point: transformation(point).init(p))
-    return params, state(params, points)
+    state = jax.vmap(lambda p, *which: transformation(*which).init(p))
+    return params, state(params, points, rates)
 
   def chunk(
-    carry: Carry, point: jax.Array, key: jax.Array, first: jax.Array
+    carry: Carry,
+    point: jax.Array,
+    rate: jax.Array,
+    key: jax.Array,
+    first: jax.Array,
   ) -> tuple[Carry, Seen]:
-    tx = transformation(point)
+    tx = transformation(point, rate)
 
     def step(carry: Carry, index: jax.Array) -> tuple[Carry, Seen]:
       params, state = carry
@@ -198,7 +252,7 @@ def train(
         losses,
         # A method that makes its update from the gradients has none.
         optax.tree.get(state, "weights", jnp.full_like(losses, jnp.nan)),
-        optax.tree.get(state, "conflict_rate"),
+        optax.tree.get(state, "conflict_rate", jnp.nan),
       )
       return (optax.apply_updates(params, updates), state), seen
 
@@ -207,17 +261,20 @@ def train(
     return carry, jax.tree.map(lambda x: jnp.mean(x, axis=0), seen)
 
   seeds = jax.random.split(jax.random.key(0), num_seeds)
-  keys = jnp.tile(seeds, num_points)
+  keys = jnp.tile(seeds, num_variants)
   points = jnp.repeat(
-    jnp.asarray(recipe.points, jnp.float32), num_seeds, axis=0
+    jnp.asarray(recipe.points, jnp.float32), num_rates * num_seeds, axis=0
+  )
+  rates = jnp.tile(
+    jnp.repeat(jnp.asarray(settings.rates, jnp.float32), num_seeds), num_points
   )
   init, evaluate = _init_and_evaluate(problem)
-  carry = jax.jit(init_carry)(init(seeds), points)
+  carry = jax.jit(init_carry)(init(seeds), points, rates)
 
   start = time.perf_counter()
   compiled = (
-    jax.jit(jax.vmap(chunk, in_axes=(0, 0, 0, None)), donate_argnums=0)
-    .lower(carry, points, keys, 0)
+    jax.jit(jax.vmap(chunk, in_axes=(0, 0, 0, 0, None)), donate_argnums=0)
+    .lower(carry, points, rates, keys, 0)
     .compile()
   )
   compile_seconds = time.perf_counter() - start
@@ -235,25 +292,39 @@ def train(
   num_chunks = max(1, settings.steps // settings.eval_every)
   for index in range(num_chunks):
     start = time.perf_counter()
-    carry, means = compiled(carry, points, keys, index * settings.eval_every)
+    done = index * settings.eval_every
+    carry, means = compiled(carry, points, rates, keys, done)
     jax.block_until_ready(carry)
     seconds += time.perf_counter() - start
     seen.append(jax.device_get(means))
     metrics.append(np.asarray(evaluate(carry[0], problem.test)["metrics"]))
     on_progress(settings.eval_every)
 
-  def by_model(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    stacked = np.stack(arrays, axis=1)
-    return stacked.reshape(num_points, num_seeds, *stacked.shape[1:])
+  def by_model(array: np.ndarray) -> np.ndarray:
+    shape = num_points, num_rates, num_seeds
+    return array.reshape(*shape, *array.shape[1:])
+
+  validation = by_model(
+    np.asarray(evaluate(carry[0], validation_set)["metrics"])
+  )
+  tried = np.full((num_points, num_rates), np.nan)
+  best = np.zeros(num_points, int)
+  if num_rates > 1:
+    tried = _scores(problem, validation, baseline)
+    best = tried.argmin(axis=1)
+
+  def chosen(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return by_model(np.stack(arrays, axis=1))[np.arange(num_points), best]
 
   losses, weights, conflicts = zip(*seen, strict=True)
-  validation = np.asarray(evaluate(carry[0], validation_set)["metrics"])
   return Run(
     steps=settings.eval_every * np.arange(1, num_chunks + 1),
-    losses=by_model(losses),
-    weights=by_model(weights),
-    test_metrics=by_model(metrics),
-    validation_metrics=validation.reshape(num_points, num_seeds, -1),
+    losses=chosen(losses),
+    weights=chosen(weights),
+    test_metrics=chosen(metrics),
+    validation_metrics=validation[np.arange(num_points), best],
+    rate=np.asarray(settings.rates)[best],
+    tried=tried,
     conflict_rate=float(np.mean(conflicts)),
     compile_seconds=compile_seconds,
     steps_per_second=num_chunks * settings.eval_every / seconds,

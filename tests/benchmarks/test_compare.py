@@ -1,4 +1,4 @@
-"""The main job, on a few steps: what it writes, and that Ctrl-C keeps it."""
+"""The main job, on a few steps: what it writes, keeps, and tunes."""
 
 import json
 
@@ -11,7 +11,9 @@ from benchmarks.quality import compare, training
 pytest.importorskip("sklearn")
 
 SMALL = ["--steps", "4", "--seeds", "2", "--batch-size", "8", "--sweep", "3"]
-
+#: With the first of them nothing moves.
+STUCK, MOVES = 1e-30, 1e-2
+TUNED = [*SMALL, "--rates", f"{STUCK},{MOVES}", "--held-out", "100"]
 
 #: Label -> what training left behind, of the one comparison that trains.
 TRAINED = {}
@@ -26,7 +28,7 @@ def kept(problem, recipe, *args, **kwargs):
 def report(tmp_path_factory):
   """A comparison with each kind of recipe, of which each is a program."""
   out = tmp_path_factory.mktemp("compare")
-  argv = [*SMALL, "--methods", "pareto_mtl", "--out", str(out)]
+  argv = [*TUNED, "--methods", "pareto_mtl", "--out", str(out), "--markdown"]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(compare, "train", kept)
     assert compare.main(argv) == 0
@@ -46,7 +48,11 @@ def test_writes_json_pictures_and_one_page(report):
     assert len(row["mean"]) == len(row["spread"]) == len(data["tasks"])
     assert row["steps_per_second"] > 0
     assert row["peak_mib"] > 0
-    assert 0 <= row["conflict_rate"] <= 1
+    # They are not counted where weights are fixed.
+    fixed = row["label"] in ("single_task", "fixed_weighting")
+    assert (
+      np.isnan(row["conflict_rate"]) if fixed else row["conflict_rate"] <= 1
+    )
   # Three points and two seeds, four steps one by one, two tasks.
   assert len(data["runs"]["fixed_weighting"]["weights"]) == 3
   pictures = {path.name for path in report.glob("*.png")}
@@ -93,6 +99,58 @@ def test_one_seed_is_one_start_and_one_order_of_batches():
     np.testing.assert_allclose(
       losses, np.broadcast_to(expected, losses.shape), rtol=1e-5
     )
+
+
+@pytest.mark.usefixtures("report")
+def test_validation_chooses_a_rate_for_each_point():
+  single = TRAINED["single_task"]
+  baseline = np.mean(
+    [single.validation_metrics[task, :, task] for task in range(2)], axis=1
+  )
+  for label, run in TRAINED.items():
+    assert run.tried.shape == (len(run.losses), 2)
+    assert (run.tried[:, 0] != run.tried[:, 1]).any()
+    best = run.tried.argmin(axis=1)
+    assert run.rate.tolist() == [[STUCK, MOVES][index] for index in best]
+    mean = run.validation_metrics.mean(axis=1)
+    if label == "single_task":
+      expected = [-mean[task, task] for task in range(2)]
+    else:
+      expected = 100 * ((baseline - mean) / baseline).mean(axis=1)
+    # float32 means of two numbers near 1, in percent.
+    np.testing.assert_allclose(
+      run.tried.min(axis=1), expected, rtol=1e-4, atol=1e-4
+    )
+    # All networks of a point are those with its rate: of both seeds the
+    # metrics move, or those of none.
+    moved = (run.test_metrics[:, :, -1] != run.test_metrics[:, :, 0]).any(-1)
+    assert (moved == (run.rate == MOVES)[:, None]).all()
+
+
+def test_what_is_done_is_not_done_again(report, monkeypatch):
+  def never(*args, **kwargs):
+    raise AssertionError("Trained again.")
+
+  monkeypatch.setattr(compare, "train", never)
+  shown = []
+  monkeypatch.setattr(
+    compare.report, "write", lambda *args: shown.append(args[2]) or ([], None)
+  )
+  argv = [*TUNED, "--methods", "pareto_mtl", "--out", str(report)]
+  assert compare.main(argv) == 0
+  (runs,) = shown
+  for label, (_, run) in runs.items():
+    np.testing.assert_array_equal(run.tried, TRAINED[label].tried)
+  for other in (["--rates", "1e-3"], ["--fresh"]):
+    with pytest.raises(AssertionError, match="again"):
+      compare.main([*argv, *other])
+
+
+@pytest.mark.parametrize("rates", ["0", "1e-3,-1", "fast", ""])
+def test_rates_are_positive_numbers(rates, capsys):
+  with pytest.raises(SystemExit):
+    compare.parse(["--rates", rates])
+  assert "--rates" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("report")

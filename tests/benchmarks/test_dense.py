@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import optax_mtl
@@ -181,7 +182,10 @@ NUMBERS = {"depth": jnp.full((), 0.5), "segmentation": jnp.full((), 0.5)}
 
 
 @pytest.mark.standard_promotion
-@pytest.mark.parametrize("label", recipes.LABELS[1:])
+@pytest.mark.parametrize(
+  "label",
+  [*recipes.LABELS[1:], "mgda-ub-refreshed-weighted", "equal_weighting-sgd"],
+)
 def test_every_row_has_a_recipe(small, label):
   """Shapes alone: nothing is compiled."""
   recipe = recipes.recipe(label, small, 10, 2)
@@ -199,10 +203,14 @@ def test_every_row_has_a_recipe(small, label):
   assert shapes_of(jax.eval_shape(update, point)) == shapes_of(params)
   assert recipe.heads == ("weighted" if "weighted" in label else "sum")
   assert (recipe.source == "representation") == ("-ub" in label)
+  assert (recipe.optimizer is optax.adam) == ("-sgd" not in label)
+  assert (recipe.rate_factor == 1) == ("-sgd" not in label)
 
 
 @pytest.mark.standard_promotion
-@pytest.mark.parametrize("label", ["famo", "dtp-ub-weighted"])
+@pytest.mark.parametrize(
+  "label", ["famo", "dtp-ub-weighted", "mgda-refreshed-sgd"]
+)
 def test_a_step_returns_what_it_takes(small, label):
   """So that it can be called again; shapes alone."""
   settings = Settings(10, 4, 1, 5, (1e-3,))

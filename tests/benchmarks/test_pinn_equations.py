@@ -14,6 +14,7 @@ from benchmarks.pinn import (
 from benchmarks.pinn.problem import RESIDUAL
 from benchmarks.pinn.problems import PROBLEMS
 from benchmarks.pinn.problems.helmholtz import exact as helmholtz_wave
+from benchmarks.pinn.problems.helmholtz import helmholtz
 from benchmarks.pinn.problems.klein_gordon import exact as klein_gordon_wave
 from benchmarks.pinn.references import allen_cahn, burgers
 
@@ -88,6 +89,8 @@ EXACT = {
 def test_residuals_of_exact_solutions_vanish(x64):
   boxes = {name: inside(*box) for name, (_, *box, _) in EXACT.items()}
   log = jnp.log(burgers.VISCOSITY)
+  slow = helmholtz(waves=(1.0, 2.0))
+  slow_wave = functools.partial(helmholtz_wave, waves=(1.0, 2.0))
 
   @once
   def all_residuals(boxes):
@@ -100,12 +103,17 @@ def test_residuals_of_exact_solutions_vanish(x64):
       found[name] = inverse(
         burgers_flow, {"log_viscosity": params}, boxes["burgers"]
       )
+    found["slow"] = slow.terms[RESIDUAL].residuals(
+      slow_wave, {}, boxes["helmholtz"]
+    )
     return found
 
   found = all_residuals(boxes)
   for name, (*_, tolerance) in EXACT.items():
     assert abs(found[name]).max() < tolerance, name
   assert found["cavity"].shape == (60,)
+  assert abs(found["slow"]).max() < EXACT["helmholtz"][-1]
+  assert abs(slow_wave(slow.points) - slow.solution).max() < 1e-12
   # With the viscosity unknown it is the same equation, and another one else.
   assert abs(found["right"]).max() < EXACT["burgers"][-1]
   assert abs(found["wrong"]).max() > 1e-2

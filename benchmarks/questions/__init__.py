@@ -1,0 +1,1 @@
+"""Questions about methods, each answered by one table."""
