@@ -1,6 +1,7 @@
 """The tasks' names are carried, compared, and shown where they differ."""
 
 import chex
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +31,7 @@ def program(tx, **extra):
   jaxpr = jax.make_jaxpr(
     lambda extra: tx.update(GRADS, tx.init(jnp.zeros(3)), **extra)
   )(as_arrays(extra))
-  return str(jaxpr), jaxpr.consts
+  return harness.as_text(jaxpr), jaxpr.consts
 
 
 #: Each argument with one value a task, as a dict and in the rows' order.

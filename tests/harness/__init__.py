@@ -53,6 +53,7 @@ from harness.runs import run as run
 from harness.runs import runner as runner
 from harness.runs import stepper as stepper
 from harness.runs import steps as steps
+from harness.tracing import as_text as as_text
 from harness.tracing import is_random as is_random
 from harness.tracing import per_task_rows as per_task_rows
 from harness.tracing import signature as signature

@@ -1,5 +1,6 @@
 """Shapes, dtypes and leaves of states, mostly without compiling."""
 
+import re
 from typing import Any
 
 import jax
@@ -19,6 +20,11 @@ def traced(tx: Any, row: Data, params: Any, **changes: Any) -> Any:
     lambda g, s, p, e: tx.update(g, s, p, **e), row.grads, state, params, extra
   )
   return state, updates, new_state
+
+
+def as_text(jaxpr: Any) -> str:
+  """A program's text, the same for each trace: a `debug_check` has a number."""
+  return re.sub(r"\b\d+:i32\[\] -1", "N:i32[] -1", str(jaxpr))
 
 
 def signature(tree: Any) -> Any:

@@ -79,7 +79,7 @@ def test_shared_as_a_callable_or_a_full_tree(name):
     jaxpr = jax.make_jaxpr(lambda g, s, p, e: tx.update(g, s, p, **e))(
       row.grads, state, start, harness.extra_of(row)
     )
-    return str(jaxpr)
+    return harness.as_text(jaxpr)
 
   def on_trunk(shared):
     return program(optax_mtl.on_trunk(harness.build(name), shared))

@@ -21,7 +21,7 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
   """Refuses negative losses; NaN for them where only a tracer is known."""
   message = (
     f"mgda(normalize={normalize!r}) divides each gradient by its loss, so the "
-    "losses must not be negative: got {{values}}. Shift them, or use "
+    "losses must not be negative: got {values}. Shift them, or use "
     "normalize='l2'."
   )
   _checks.check_values(losses, lambda x: ~(x < 0), message)
