@@ -23,8 +23,8 @@ COMPILER_FLAGS ?= --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs check test-lowest test-newest generate \
-  clean
+.PHONY: help demo test lint types docs check many-machines test-lowest \
+  test-newest generate clean
 
 help:
 	@echo "make demo         where methods tie, and where one decides; into out/"
@@ -33,6 +33,7 @@ help:
 	@echo "make types        check the types"
 	@echo "make docs         build the documentation; into docs/_build/html"
 	@echo "make check        all of lint, types, docs and test"
+	@echo "make many-machines  two processes with four devices each, against one"
 	@echo "make test-lowest  the tests with the lowest supported versions"
 	@echo "make test-newest  the tests with the newest versions and Python"
 	@echo "make generate     write the generated tables of README and docs"
@@ -67,6 +68,9 @@ docs: $(VENV)/.installed-docs
 	@echo "Open docs/_build/html/index.html"
 
 check: lint types docs test
+
+many-machines: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -n 0 tests/test_many_machines.py $(ARGS)
 
 # The same suite in environments of their own.
 test-lowest:

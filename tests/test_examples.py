@@ -16,6 +16,7 @@ EXPECTED = {
   "active_tasks": r"the trunk moved by [1-9]",
   "diagnosis": r"cosines of\s+left and right -",
   "eqx": r"last weights of the trunk",
+  "many_machines": r"1 processes, 1 devices",
   "linen": r"BatchNorm's running means",
   "nnx": r"implicit source",
   "pareto_front": r"Pareto MTL: hypervolume 0\.29",
@@ -26,7 +27,7 @@ EXPECTED = {
   "sweep": r"0\.95 0\.05 .* digit",
 }
 #: Those that print losses during one training.
-LEARNS = {"eqx", "linen", "sharded"}
+LEARNS = {"eqx", "linen", "many_machines", "sharded"}
 #: Those that set XLA's flags.
 OWN_PROCESS = {"sharded"}
 #: Not an example, but what they train on.
