@@ -38,6 +38,28 @@ def test_total_and_largest_of_all_entries(number):
     assert found == np.max(np.abs(flat)).astype(np.float32)
 
 
+@pytest.mark.parametrize(
+  "shape", [(300, 301), (90_001,), (3, 30_011), (90_000, 1), (2, 3, 20_000)]
+)
+def test_large_arrays_are_cut_and_nothing_is_lost(shape):
+  rng = np.random.default_rng(2)
+  leaf = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  flat = _flat([leaf])
+  found = linalg.total(jnp.square, [leaf])
+  bound = np.finfo(np.float32).eps * np.sqrt(flat.size) * np.sum(flat**2)
+  np.testing.assert_allclose(found, np.sum(flat**2), rtol=0, atol=bound)
+  assert linalg.largest([leaf]) == np.max(np.abs(flat)).astype(np.float32)
+  # Each entry is looked at: the last ones are what the pieces leave over.
+  for at in (0, flat.size // 2, flat.size - 1):
+    bad = jnp.ravel(leaf).at[at].set(jnp.inf).reshape(shape)
+    assert not linalg.tree_finite([bad])
+    rows = jnp.stack([leaf, bad])
+    assert linalg.finite([rows], 2).tolist() == [True, False]
+    squares = linalg.squared_norms([rows], 2)
+    assert np.isfinite(squares[0])
+    assert np.isinf(squares[1])
+
+
 def test_nothing_is_summed_to_zero():
   for empty in ([], [jnp.zeros((0, 3))]):
     assert linalg.total(jnp.square, empty) == 0
