@@ -4,6 +4,7 @@ Which digit it is (ten classes), whether it is even (two classes), and how much
 ink it took (a number).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -41,6 +42,23 @@ def losses_of(outputs, batch):
     "even": jnp.mean(cross_entropy(outputs["even"], batch["even"])),
     "ink": jnp.mean((outputs["ink"][:, 0] - batch["ink"]) ** 2),
   }
+
+
+def init_plain(key):
+  """Params of a network of two matrices, to be spread over devices."""
+  keys = jax.random.split(key, 2)
+  return {
+    "trunk": jax.random.normal(keys[0], (64, 64)) / 8,
+    "heads": jax.random.normal(keys[1], (64, 13)) / 8,
+  }
+
+
+def plain_losses(params, batch):
+  """The losses of that network."""
+  images = batch["image"].reshape(len(batch["image"]), -1)
+  out = jax.nn.relu(images @ params["trunk"]) @ params["heads"]
+  outputs = {"digit": out[:, :10], "even": out[:, 10:12], "ink": out[:, 12:]}
+  return losses_of(outputs, batch)
 
 
 def report(step: int, losses) -> None:

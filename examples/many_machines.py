@@ -38,21 +38,6 @@ def join_the_others():
     jax.distributed.initialize()
 
 
-def init(key):
-  keys = jax.random.split(key, 2)
-  return {
-    "trunk": jax.random.normal(keys[0], (64, 64)) / 8,
-    "heads": jax.random.normal(keys[1], (64, 13)) / 8,
-  }
-
-
-def loss_fn(params, batch):
-  images = batch["image"].reshape(len(batch["image"]), -1)
-  out = jax.nn.relu(images @ params["trunk"]) @ params["heads"]
-  outputs = {"digit": out[:, :10], "even": out[:, 10:12], "ink": out[:, 12:]}
-  return digits.losses_of(outputs, batch)
-
-
 def main():
   join_the_others()
   number = jax.device_count()
@@ -68,11 +53,13 @@ def main():
     "heads": NamedSharding(mesh, P("model", None)),
   }
   # Jitted, so that each process makes its own part alone.
-  params = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+  params = jax.jit(digits.init_plain, out_shardings=shardings)(
+    jax.random.key(0)
+  )
   tx = optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3))
   opt_state = jax.jit(tx.init)(params)
   value_and_grads = optax_mtl.value_and_task_grads(
-    loss_fn, shared={"trunk": True, "heads": False}
+    digits.plain_losses, shared={"trunk": True, "heads": False}
   )
 
   @jax.jit

@@ -25,21 +25,6 @@ from jax.sharding import PartitionSpec as P  # noqa: E402
 import optax_mtl  # noqa: E402
 
 
-def init(key):
-  keys = jax.random.split(key, 2)
-  return {
-    "trunk": jax.random.normal(keys[0], (64, 64)) / 8,
-    "heads": jax.random.normal(keys[1], (64, 13)) / 8,
-  }
-
-
-def loss_fn(params, batch):
-  images = batch["image"].reshape(len(batch["image"]), -1)
-  out = jax.nn.relu(images @ params["trunk"]) @ params["heads"]
-  outputs = {"digit": out[:, :10], "even": out[:, 10:12], "ink": out[:, 12:]}
-  return digits.losses_of(outputs, batch)
-
-
 def collectives(compiled):
   """How often each exchange between devices occurs in a compiled program."""
   names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
@@ -59,16 +44,16 @@ def main():
     "trunk": NamedSharding(mesh, P(None, "model")),
     "heads": NamedSharding(mesh, P("model", None)),
   }
-  params = jax.device_put(init(jax.random.key(0)), shardings)
+  params = jax.device_put(digits.init_plain(jax.random.key(0)), shardings)
   shared = {"trunk": True, "heads": False}
   tx = optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3))
   opt_state = tx.init(params)
 
   @jax.jit
   def train_step(params, opt_state, batch):
-    losses, grads = optax_mtl.value_and_task_grads(loss_fn, shared=shared)(
-      params, batch
-    )
+    losses, grads = optax_mtl.value_and_task_grads(
+      digits.plain_losses, shared=shared
+    )(params, batch)
     updates, opt_state = tx.update(grads, opt_state, params, losses=losses)
     return optax.apply_updates(params, updates), opt_state, losses
 

@@ -1,6 +1,6 @@
 """Linear algebra on trees of stacked task gradients."""
 
-from optax_mtl.linalg.entries import largest, total
+from optax_mtl.linalg.entries import largest, total, tree_finite
 from optax_mtl.linalg.rows import beside, choose
 from optax_mtl.linalg.stacked import (
   combine,
@@ -10,7 +10,6 @@ from optax_mtl.linalg.stacked import (
   project,
   scaled,
   squared_norms,
-  tree_finite,
 )
 
 __all__ = [

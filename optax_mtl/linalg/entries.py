@@ -10,6 +10,7 @@ array that is alone of its kind is cut into eight pieces, which are joined.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -168,3 +169,10 @@ def largest(arrays: Sequence[jax.Array]) -> jax.Array:
   """
   zero = jnp.zeros((), solver_dtype())
   return over_entries(jnp.abs, jnp.maximum, _max, zero, [arrays])
+
+
+def tree_finite(tree: Any) -> jax.Array:
+  """Whether all entries of all leaves are finite, a scalar bool."""
+  leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+  fine = jnp.ones((), jnp.bool_)
+  return over_entries(jnp.isfinite, jnp.logical_and, jnp.all, fine, [leaves])

@@ -393,12 +393,3 @@ def finite(tree: Any, num_tasks: int) -> jax.Array:
 def _all_of_rows(values: jax.Array) -> jax.Array:
   """Which rows `[T, *shape]` are True throughout, [T]."""
   return jnp.all(values, axis=tuple(range(1, values.ndim)))
-
-
-def tree_finite(tree: Any) -> jax.Array:
-  """Whether all entries of all leaves are finite, a scalar bool."""
-  leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-  fine = jnp.ones((), jnp.bool_)
-  return entries.over_entries(
-    jnp.isfinite, jnp.logical_and, jnp.all, fine, [leaves]
-  )

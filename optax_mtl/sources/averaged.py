@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 
-from optax_mtl import _jax_internals, linalg
-from optax_mtl.sources.masks import Heads
+from optax_mtl import _jax_internals
+from optax_mtl.sources.pullbacks import UnstoredTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
 from optax_mtl.sources.trunk import HeadGradients, TrunkTaskGradients
 
@@ -132,7 +132,7 @@ class _AveragedHeads(HeadGradients):
     return self._axes.mean(self._local.gradient_of(self._axes.spread(task)))
 
 
-class AveragedTaskGradients(TaskGradients):
+class AveragedTaskGradients(UnstoredTaskGradients):
   """The means over devices of gradients that are not stored.
 
   Attributes:
@@ -142,28 +142,19 @@ class AveragedTaskGradients(TaskGradients):
 
   def __init__(self, local: TaskGradients, axes: Axes):
     """See the attributes."""
-    heads: Heads = local.heads
     super().__init__(
       local.num_tasks,
+      local.params_like,
       names=local.names,
       shared=local.shared,
-      heads=heads,
+      heads=local.heads,
       present=local.present,
     )
     self.local = local
     self.axes = axes
 
-  @property
-  def params_like(self) -> Any:
-    """As in `TaskGradients`."""
-    return self.local.params_like
-
-  def finite(self) -> jax.Array:
-    """As in `TaskGradients`."""
-    return self._map_rows(linalg.tree_finite, None)
-
   def stacked(self) -> Any:
-    """As in `TaskGradients`."""
+    """As in `TaskGradients`; all tasks are averaged at once."""
     return self.axes.mean(self.local.stacked())
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
@@ -171,12 +162,6 @@ class AveragedTaskGradients(TaskGradients):
     # Column t and row t are the same number up to rounding; a solver may rely
     # on their being equal.
     return (columns + columns.T) / 2
-
-  def _squared_norms(self, mask: Sequence[bool] | None) -> jax.Array:
-    def square(row: list[jax.Array]) -> jax.Array:
-      return linalg.squared_norms([leaf[None] for leaf in row], 1)[0]
-
-    return self._map_rows(square, mask)
 
   def _gradient_of(self, task: jax.Array | int) -> Any:
     return self.axes.mean(self.local._gradient_of(task))
