@@ -1,15 +1,14 @@
 """The code in the README and in the documentation runs as it stands there."""
 
-import os
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
 import types
 
 import jax.numpy as jnp
 import pytest
+from alone import printed_by
 
 import optax_mtl
 
@@ -35,20 +34,6 @@ def _run(code):
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, "page", page)
     exec(compile(code, "page", "exec"), vars(page))
-
-
-def _run_alone(code, root):
-  """Runs code in a process of its own, on the package under `root`."""
-  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
-  result = subprocess.run(
-    [sys.executable, "-W", "error", "-c", code],
-    cwd=root,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert result.returncode == 0, result.stderr + result.stdout
 
 
 @pytest.mark.as_users
@@ -162,7 +147,8 @@ def test_adding_a_method(tmp_path):
     assert f"`{path.relative_to(tmp_path)}`" in page
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-  _run_alone(
+  printed_by(
+    "-c",
     "import doctest, runpy\n"
     "import jax, numpy as np, jax.numpy as jnp, optax_mtl, pytest\n"
     f"assert optax_mtl.__file__.startswith({str(tmp_path)!r})\n"
@@ -193,5 +179,5 @@ def test_adding_a_method(tmp_path):
     "assert '| [`gls`]' in open('README.md').read()\n"
     "assert not pytest.main(\n"
     "  ['-qq', '-c/dev/null', '--rootdir=.', 'tests/methods/test_gls.py'])\n",
-    tmp_path,
+    paths=(tmp_path,),
   )

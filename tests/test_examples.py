@@ -1,13 +1,11 @@
 """Every example runs, as a user would run it, and says how training went."""
 
-import os
 import pathlib
 import re
 import runpy
-import subprocess
-import sys
 
 import pytest
+from alone import printed_by
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -55,21 +53,14 @@ def losses(output):
   return [[float(value) for value in row] for row in rows]
 
 
-def alone(name):
+def in_own_process(name):
   """What the example prints, run in a process of its own."""
-  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
   # As the mark does in this process.
-  env = {k: v for k, v in env.items() if not k.startswith("JAX_NUMPY_")}
-  result = subprocess.run(
-    [sys.executable, "-W", "error", f"examples/{name}.py"],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=300,
+  return printed_by(
+    f"examples/{name}.py",
+    JAX_NUMPY_DTYPE_PROMOTION="standard",
+    JAX_NUMPY_RANK_PROMOTION="allow",
   )
-  assert result.returncode == 0, result.stderr
-  return result.stdout
 
 
 @pytest.mark.as_users
@@ -81,7 +72,7 @@ def test_example(name, capsys, monkeypatch):
   XLA's flags are read once.
   """
   if name in OWN_PROCESS:
-    output = alone(name)
+    output = in_own_process(name)
   else:
     monkeypatch.syspath_prepend(ROOT / "examples")
     runpy.run_path(str(ROOT / f"examples/{name}.py"), run_name="__main__")

@@ -10,6 +10,7 @@ import tomllib
 import zipfile
 
 import pytest
+from alone import printed_by
 from packaging.requirements import Requirement
 
 import optax_mtl
@@ -100,16 +101,7 @@ def test_imports_nothing_optional():
     "print(*sorted(after - before - set(sys.stdlib_module_names)))\n"
     "print(*sorted(after))\n"
   )
-  env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-  result = subprocess.run(
-    [sys.executable, "-W", "error", "-c", code],
-    cwd=ROOT,
-    env=env,
-    capture_output=True,
-    text=True,
-  )
-  assert result.returncode == 0, result.stderr
-  new, loaded = map(str.split, result.stdout.splitlines())
+  new, loaded = map(str.split, printed_by("-c", code).splitlines())
   assert new == ["optax_mtl"]
   assert not set(loaded) & (set(OPTIONAL) - set(_optional_of_dependencies()))
 

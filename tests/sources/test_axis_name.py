@@ -2,12 +2,9 @@
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import textwrap
 
+import alone
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +13,6 @@ import pytest
 import optax_mtl
 from optax_mtl.sources.stacked import as_task_gradients
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEVICES, PART = 4, 2
 SHARED = {"trunk": True, "a": False, "b": False}
 EPS = np.finfo(np.float32).eps
@@ -227,22 +223,13 @@ _PROGRAM = """
 
 @pytest.fixture(scope="module")
 def on_devices():
-  environment = dict(
-    os.environ,
-    XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
-    + f" --xla_force_host_platform_device_count={DEVICES}",
-    PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests" / "sources")]),
-    JAX_PLATFORMS="cpu",
+  output = alone.printed_by(
+    "-c",
+    textwrap.dedent(_PROGRAM),
+    devices=DEVICES,
+    paths=(alone.ROOT, alone.ROOT / "tests", alone.ROOT / "tests/sources"),
   )
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(_PROGRAM)],
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return json.loads(output.splitlines()[-1])
 
 
 def test_real_devices_agree_with_one(on_devices):

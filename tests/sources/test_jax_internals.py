@@ -1,21 +1,16 @@
 """What JAX does not promise, taken away: right all the same, or slower."""
 
 import json
-import os
-import pathlib
 import re
-import subprocess
-import sys
 import textwrap
 
+import alone
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from optax_mtl import _jax_internals
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Which name is taken away -> what is run then.
 _CASES = {
@@ -172,22 +167,10 @@ _PROGRAM = """
 @pytest.fixture(scope="module")
 def errors():
   """What was run, from a process with two devices and other modules."""
-  environment = dict(
-    os.environ,
-    XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=2",
-    PYTHONPATH=str(ROOT),
-    JAX_PLATFORMS="cpu",
+  output = alone.printed_by(
+    "-c", textwrap.dedent(_PROGRAM), json.dumps(_CASES), devices=2
   )
-  done = subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(_PROGRAM), json.dumps(_CASES)],
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize("name", _CASES)
@@ -205,9 +188,9 @@ def test_no_other_module_touches_these_names():
     r"|AxisType|axis_types|axis_context|experimental\.layout|\bmlir\b"
     r"|Primitive|(?<!super\(\))(?<!signature)\.bind\(|\bpcast\b|\.vma\b|\.mat\b|\beqns\b|\bjaxpr\b|conv_general_dilated_p"
   )
-  package = ROOT / "optax_mtl"
+  package = alone.ROOT / "optax_mtl"
   found = [
-    f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+    f"{path.relative_to(alone.ROOT)}:{number}: {line.strip()}"
     for path in sorted(package.rglob("*.py"))
     if path.name not in ("_jax_internals.py", "_jax_programs.py")
     for number, line in enumerate(path.read_text().splitlines(), 1)

@@ -1,18 +1,13 @@
 """Gram matrix and combination of leaves that lie on several devices."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 import textwrap
 
+import alone
 import numpy as np
 import pytest
 
 from optax_mtl.linalg import cpu
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 _SHARDED = """
   import json, re
@@ -107,24 +102,14 @@ _SHARDED = """
 @pytest.fixture(scope="module")
 def sharded():
   """What eight CPU devices do, from a process that has them."""
-  environment = dict(
-    os.environ,
-    XLA_FLAGS=os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8",
-    PYTHONPATH=str(ROOT),
-    JAX_PLATFORMS="cpu",
+  output = alone.printed_by(
+    "-c",
+    textwrap.dedent(_SHARDED),
+    devices=8,
     JAX_NUMPY_DTYPE_PROMOTION="strict",
     JAX_NUMPY_RANK_PROMOTION="raise",
   )
-  done = subprocess.run(
-    [sys.executable, "-W", "error", "-c", textwrap.dedent(_SHARDED)],
-    env=environment,
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
-  assert done.returncode == 0, done.stderr[-4000:]
-  return json.loads(done.stdout.splitlines()[-1])
+  return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.parametrize("kind", ["auto", "explicit", "shard_map", "eager"])
