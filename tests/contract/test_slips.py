@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax.training import train_state
+from harness import methods
 from optax import contrib
 
 import optax_mtl
@@ -325,3 +326,28 @@ def test_sharpness_aware_minimization():
     optax.chain(optax_mtl.equal_weighting(2), optax.sgd(0.1)),
   )
   assert [update.shape for update in run(both, 2)] == [(2,), (2,)]
+
+
+# A search for the first NaN.
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_debug_nans_finds_none_in_the_methods(name):
+  """`jax_debug_nans`, which without `jit` looks at every operation.
+
+  At the first update, when there is nothing to compare with, and where all
+  tasks have arrived: what is divided is safe before it is chosen from.
+  """
+  needed = {
+    "losses": jnp.array([1.0, 2.0, 3.0]),
+    "kpis": jnp.array([0.5, 0.4, 0.3]),
+    "traces": jnp.array([1.0, 2.0, 3.0]),
+    "preference": jnp.array([0.2, 0.3, 0.5]),
+  }
+  tx = methods.build(name)
+  extra = {k: needed[k] for k in optax_mtl.facts(tx).needs}
+  good = jnp.array([[1.0, 2.0, -1.0, 0.5], [0.5, -1.0, 3.0, 1.0], [2.0] * 4])
+  state = tx.init(good[0])
+  for grads in (good, jnp.zeros_like(good)):
+    # Anew for each: once `eigh` has run, JAX looks no more until it is set.
+    with jax.debug_nans(True):
+      updates, state = tx.update(grads, state, good[0], **extra)
+    assert jnp.all(jnp.isfinite(updates))

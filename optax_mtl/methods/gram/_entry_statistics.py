@@ -80,3 +80,23 @@ def entry_statistics(
     Two arrays [T] in the solver's dtype, 0 for absent tasks.
   """
   return step.map_gradients(lambda leaves: _pair(leaves, statistic))
+
+
+def positive_ratio(
+  above: jax.Array, below: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The ratios, and which tasks have one: positive and finite.
+
+  A gradient of zeros has none. Nothing is divided by zero on the way, so that a
+  search for the first NaN (`jax_debug_nans`) does not stop here.
+
+  Args:
+    above: Scalar, or array [T].
+    below: Array [T].
+
+  Returns:
+    The ratios, array [T], and the tasks that have one, array [T] of bool.
+  """
+  known = below > 0
+  ratio = above / jnp.where(known, below, jnp.ones_like(below))
+  return ratio, known & jnp.isfinite(ratio) & (ratio > 0)

@@ -16,7 +16,11 @@ from optax_mtl.methods._reference_task import (
   reference_task,
   row_of_task_0,
 )
-from optax_mtl.methods.gram._entry_statistics import Statistic, entry_statistics
+from optax_mtl.methods.gram._entry_statistics import (
+  Statistic,
+  entry_statistics,
+  positive_ratio,
+)
 
 _STATISTICS: dict[str, Statistic] = {
   "mean": "max_mean",
@@ -136,8 +140,10 @@ def db_pinn(
       step.active & jnp.isfinite(step.losses),
     )
     above, below = entry_statistics(step, _STATISTICS[statistic])
-    ratio = above[residual] / (old * below if inside else below)
-    learns = all_but(residual, step) & jnp.isfinite(ratio) & (ratio > 0)
+    ratio, known = positive_ratio(
+      above[residual], old * below if inside else below
+    )
+    learns = all_but(residual, step) & known
     difficulty = jnp.maximum(step.losses / means, 0)
     difficulty = jnp.where(means == 0, jnp.ones_like(means), difficulty)
     learns = learns & jnp.isfinite(difficulty)

@@ -17,7 +17,10 @@ from optax_mtl.methods._reference_task import (
   reference_task,
   row_of_task_0,
 )
-from optax_mtl.methods.gram._entry_statistics import entry_statistics
+from optax_mtl.methods.gram._entry_statistics import (
+  entry_statistics,
+  positive_ratio,
+)
 
 
 class LrAnnealingMemory(NamedTuple):
@@ -129,8 +132,8 @@ def lr_annealing(
       residual = reference_task(reference, step, "reference", ("max",))
       top = above[residual]
       learns = all_but(residual, step)
-    ratio = top / (old * below if inside else below)
-    learns = learns & jnp.isfinite(ratio) & (ratio > 0)
+    ratio, known = positive_ratio(top, old * below if inside else below)
+    learns = learns & known
     rate = 1 - jnp.asarray(decay, old.dtype)
     new = step.hold(old + rate * (ratio - old), old, learns)
     return new, LrAnnealingMemory(new)

@@ -134,10 +134,10 @@ def dwa(
 
   def weigh(step: Step, memory: DwaMemory) -> tuple[jax.Array, DwaMemory]:
     last, previous = memory.last_epoch_loss, memory.previous_epoch_loss
-    ratio = last / previous
-    known = (memory.epochs_seen >= 2) & jnp.isfinite(ratio)
-    known &= (last >= 0) & (previous > 0)
-    logits = jnp.where(known, ratio, 1.0)
+    known = (memory.epochs_seen >= 2) & (last >= 0) & (previous > 0)
+    one = jnp.ones_like(last)
+    ratio = jnp.where(known, last, one) / jnp.where(known, previous, one)
+    logits = jnp.where(jnp.isfinite(ratio), ratio, one)
     logits = logits / jnp.asarray(temperature, logits.dtype)
     weights = step.num_active * jax.nn.softmax(logits, where=step.active)
     return weights, memory

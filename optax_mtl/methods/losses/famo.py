@@ -156,7 +156,8 @@ def famo(
     learns &= jnp.isfinite(fall)
     fall = jnp.where(learns, fall, 0.0)
     logits = memory.task_logits
-    share = jax.nn.softmax(logits, where=learns)
+    # Where no task learns, all do: of nothing the softmax is 0 / 0.
+    share = jax.nn.softmax(logits, where=learns | ~jnp.any(learns))
     gradient = share * (fall - jnp.sum(share * fall))
     gradient += jnp.asarray(decay, gradient.dtype) * logits
     change, optimizer_state = inner.step(gradient, memory.task_logit_optimizer)
