@@ -62,11 +62,18 @@ def test_one_task_has_weight_one():
   close(state.memory.task_weights, [1.0])
 
 
-def test_a_zero_gradient_stops_nothing():
+def test_a_task_without_a_gradient_is_not_compared_with():
+  """The others go where they go without it, and share the rest of T."""
   state = repeat(optax_mtl.gradnorm(2), [[0.0], [2.0]], 20, losses=[1.0, 1.0])
-  weights = np.asarray(state.memory.task_weights)
-  assert np.isfinite(weights).all()
-  close(weights.sum(), 2.0)
+  close(state.memory.task_weights, [1.0, 1.0])
+  losses, rows = np.array([1.0, 2.0, 3.0]), np.diag([1.0, 0.0, 3.0])
+  three = repeat(optax_mtl.gradnorm(3), rows, 20, losses=losses)
+  two = repeat(
+    optax_mtl.gradnorm(2), np.diag([1.0, 3.0]), 20, losses=losses[::2]
+  )
+  one, other = np.asarray(two.memory.task_weights)
+  assert one - other > 0.1
+  close(three.memory.task_weights, [one, 1.0, other])
 
 
 def test_weights_stay_positive_and_sum_to_the_tasks():

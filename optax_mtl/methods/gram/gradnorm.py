@@ -1,5 +1,6 @@
 """GradNorm: weights that bring the gradients' norms to a common rate."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,10 +43,12 @@ class GradNormMemory(NamedTuple):
 
 def _relative_rates(step: Step, initial_losses: jax.Array) -> jax.Array:
   """The inverse training rates `r_i`, with mean 1 over the active tasks."""
-  ratio = jnp.maximum(step.losses / initial_losses, 0)
-  ratio = jnp.where(initial_losses == 0, jnp.ones_like(ratio), ratio)
+  one = jnp.ones_like(initial_losses)
+  begun = initial_losses != 0
+  ratio = step.losses / jnp.where(begun, initial_losses, one)
+  ratio = jnp.where(begun, jnp.maximum(ratio, 0), one)
   mean = step.mean(ratio)
-  return jnp.where(mean == 0, jnp.ones_like(ratio), ratio / mean)
+  return jnp.where(mean == 0, one, ratio / jnp.where(mean == 0, 1.0, mean))
 
 
 @method(
@@ -80,7 +83,10 @@ def gradnorm(
   see except through its epsilon, which would stop small gradients.
 
   The losses should not be negative: a negative ratio counts as zero. A task
-  whose first loss is zero has ratio 1.
+  whose first loss is zero has ratio 1. A task without a gradient at the measured
+  leaves, because it has arrived, or because they are not its own, keeps its
+  weight and is not compared with (in the paper's formula the others' weights
+  would then fall for ever).
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -157,6 +163,9 @@ def gradnorm(
   ) -> tuple[jax.Array, GradNormMemory]:
     old = memory.task_weights
     norms = step.norms(norm_params, "norm_params")
+    # No weight brings a gradient of zero to the common norm: compared with it,
+    # the others would be lowered at each step, to the floor.
+    step = dataclasses.replace(step, keep=step.active & (norms != 0))
     mean_norm = step.mean(old * norms)
     scale = jnp.where(memory.norm_scale == 0, mean_norm, memory.norm_scale)
     rates = _relative_rates(step, memory.initial_losses)
@@ -169,7 +178,10 @@ def gradnorm(
     # The active weights share what the absent ones leave of the total T, so
     # that a task which was never active keeps its 1 out of the sum.
     total = num_tasks - jnp.sum(jnp.where(step.active, 0.0, old))
-    new = step.hold(new * (total / (step.mean(new) * step.num_active)), old)
+    # Weights are positive: their sum is 0 only where no task is compared.
+    learnt = step.mean(new) * step.num_active
+    share = total / jnp.where(learnt == 0, jnp.ones_like(learnt), learnt)
+    new = step.hold(new * share, old)
     count = memory.mean_count + step.active.astype(jnp.int32)
     mean = memory.mean_weights + (new - memory.mean_weights) / jnp.maximum(
       count, 1
