@@ -36,7 +36,7 @@ help:
 	@echo "make many-machines  two processes with four devices each, against one"
 	@echo "make test-lowest  the tests with the lowest supported versions"
 	@echo "make test-newest  the tests with the newest versions and Python"
-	@echo "make generate     write the generated tables of README and docs"
+	@echo "make generate     write the generated parts of README and docs"
 	@echo "make clean        remove the virtual environments and all outputs"
 	@echo
 	@echo "ARGS='...' goes to the command that a target runs, JOBS=n sets the"
@@ -83,6 +83,7 @@ test-newest:
 
 generate: $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu $(VENV)/bin/python docs/generate.py
+	JAX_PLATFORMS=cpu $(VENV)/bin/python docs/mistakes.py
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-newest out docs/_build dist

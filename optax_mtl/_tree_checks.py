@@ -38,6 +38,18 @@ def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
     TypeError: A leaf is not an array.
     ValueError: A leaf has the wrong shape, or the trees differ in structure.
   """
+  # What the whole tree is says more than its first leaf's shape.
+  expected = None if params is None else jax.tree.structure(params)
+  parts = 0 if expected is None else _trees_by_task(updates, expected)
+  if parts and expected != jax.tree.structure(updates):
+    raise ValueError(
+      f"The task gradients are {parts} trees like the params, one a task, as "
+      "jax.jacrev returns them for a dict or a list of losses. They must be "
+      "one tree of arrays [num_tasks, *param.shape], as "
+      "optax_mtl.value_and_task_grads(loss_fn) returns it; or stack yours: "
+      "jax.tree.map(lambda *rows: jnp.stack(rows), *(grads[name] for name in "
+      "sorted(grads)))."
+    )
   leaves = jax.tree_util.tree_leaves_with_path(updates)
   for path, leaf in leaves:
     if not hasattr(leaf, "shape"):
@@ -53,18 +65,7 @@ def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
       )
   if params is None:
     return
-  expected = jax.tree.structure(params)
   if expected != jax.tree.structure(updates):
-    parts = _trees_by_task(updates, expected)
-    if parts:
-      raise ValueError(
-        f"The task gradients are {parts} trees like the params, one a task, as "
-        "jax.jacrev returns them for a dict or a list of losses. They must be "
-        "one tree of arrays [num_tasks, *param.shape], as "
-        "optax_mtl.value_and_task_grads(loss_fn) returns it; or stack yours: "
-        "jax.tree.map(lambda *rows: jnp.stack(rows), *(grads[name] for name in "
-        "sorted(grads)))."
-      )
     raise ValueError(
       "The task gradients and the params differ in structure: got "
       f"{jax.tree.structure(updates)}, expected {expected}. {_UPDATE_HINT}"

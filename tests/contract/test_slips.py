@@ -4,12 +4,16 @@ Values that come with an update are known without `jit`, and are errors there;
 under `jit` they are not, and the update stays finite.
 """
 
+import pathlib
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract.slips import GROUPS, said
 from flax.training import train_state
 from harness import methods
 from optax import contrib
@@ -44,6 +48,32 @@ def wanted(*rows):
     {"losses": jnp.array([1.0, 2.0]), "preference": jnp.array(row)}
     for row in rows
   ]
+
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "mistakes.md"
+
+
+@pytest.mark.as_users
+@pytest.mark.parametrize(
+  "slip",
+  [
+    pytest.param(slip, id=slip.title)
+    for rows in GROUPS.values()
+    for slip in rows
+  ],
+)
+def test_what_is_said(slip):
+  """An error, a warning, or what is documented; the page has the words."""
+  words = said(slip)
+  if slip.error is None:
+    assert words is None
+    words = slip.why
+  else:
+    assert words is not None and re.search(slip.match, words), words
+  page = " ".join(PAGE.read_text(encoding="utf-8").split())
+  assert " ".join(words.split()) in page, (
+    "docs/mistakes.md is stale: run `make generate`."
+  )
 
 
 #: What -> the method, its steps, the error, and the steps that it is like under

@@ -83,10 +83,10 @@ def gradnorm(
   see except through its epsilon, which would stop small gradients.
 
   The losses should not be negative: a negative ratio counts as zero. A task
-  whose first loss is zero has ratio 1. A task without a gradient at the measured
-  leaves, because it has arrived, or because they are not its own, keeps its
-  weight and is not compared with (in the paper's formula the others' weights
-  would then fall for ever).
+  whose first loss is zero has ratio 1. A task without a gradient at the
+  measured leaves, because it has arrived, or because they are not its own,
+  keeps its weight and is not compared with (in the paper's formula the others'
+  weights would then fall for ever).
 
   Args:
     num_tasks: The number of tasks `T`.
