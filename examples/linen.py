@@ -1,7 +1,8 @@
-"""Flax linen: a train state, and BatchNorm statistics through `has_aux`.
+"""Flax linen: a train state, BatchNorm statistics through `has_aux`, dropout.
 
 The statistics come out of the one forward pass that all tasks share, so they
-move once a step, however many tasks there are.
+move once a step, however many tasks there are; and all tasks see the same units
+dropped out.
 """
 
 from typing import Any
@@ -21,6 +22,7 @@ class Network(nn.Module):
     z = nn.Conv(16, (3, 3), name="conv")(images)
     z = nn.relu(nn.BatchNorm(use_running_average=False, name="norm")(z))
     z = nn.relu(nn.Dense(64, name="dense")(z.reshape(len(z), -1)))
+    z = nn.Dropout(0.2, deterministic=False)(z)
     return {
       "digit": nn.Dense(10, name="head_digit")(z),
       "even": nn.Dense(2, name="head_even")(z),
@@ -44,6 +46,8 @@ def train_step(state, batch):
       {"params": params, "batch_stats": state.batch_stats},
       batch["image"],
       mutable=["batch_stats"],
+      # Another mask at each step.
+      rngs={"dropout": jax.random.fold_in(jax.random.key(1), state.step)},
     )
     return digits.losses_of(outputs, batch), new["batch_stats"]
 
@@ -60,7 +64,10 @@ def train_step(state, batch):
 def main():
   data = digits.load()
   network = Network()
-  variables = network.init(jax.random.key(0), data["image"][:1])
+  variables = network.init(
+    {"params": jax.random.key(0), "dropout": jax.random.key(1)},
+    data["image"][:1],
+  )
   state = State.create(
     apply_fn=network.apply,
     params=variables["params"],

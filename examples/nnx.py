@@ -1,8 +1,9 @@
 """Flax NNX: `nnx.Optimizer` passes the extra args on.
 
 The loss function is pure: it merges the model, runs it once for all tasks, and
-returns the BatchNorm statistics as aux. A loop of `nnx.value_and_grad`, one a
-task, would move them once for every task.
+returns all that is no param as aux: BatchNorm's statistics, and the counts of
+dropout's random streams, without which each step would drop out the same units.
+A loop of `nnx.value_and_grad`, one a task, would move them once for every task.
 """
 
 import digits
@@ -18,6 +19,7 @@ class Network(nnx.Module):
     self.conv = nnx.Conv(1, 16, (3, 3), rngs=rngs)
     self.norm = nnx.BatchNorm(16, rngs=rngs)
     self.dense = nnx.Linear(8 * 8 * 16, 64, rngs=rngs)
+    self.dropout = nnx.Dropout(0.2, rngs=rngs)
     self.heads = nnx.Dict(
       digit=nnx.Linear(64, 10, rngs=rngs),
       even=nnx.Linear(64, 2, rngs=rngs),
@@ -26,7 +28,7 @@ class Network(nnx.Module):
 
   def __call__(self, images):
     z = nnx.relu(self.norm(self.conv(images)))
-    z = nnx.relu(self.dense(z.reshape(len(z), -1)))
+    z = self.dropout(nnx.relu(self.dense(z.reshape(len(z), -1))))
     return {task: self.heads[task](z) for task in digits.TASKS}
 
 
@@ -43,19 +45,19 @@ def shared(params):
 
 @nnx.jit
 def train_step(model, optimizer, batch):
-  graph, params, stats = nnx.split(model, nnx.Param, ...)
+  graph, params, rest = nnx.split(model, nnx.Param, ...)
 
   def loss_fn(params):
     # copy=True: without it the merged model would write its statistics, which
     # are tracers here, into the variables of the model outside.
-    merged = nnx.merge(graph, params, stats, copy=True)
+    merged = nnx.merge(graph, params, rest, copy=True)
     losses = digits.losses_of(merged(batch["image"]), batch)
-    return losses, nnx.state(merged, nnx.BatchStat)
+    return losses, nnx.state(merged, nnx.Not(nnx.Param))
 
-  (losses, stats), grads = optax_mtl.value_and_task_grads(
-    loss_fn, has_aux=True
-  )(params)
-  nnx.update(model, stats)
+  (losses, rest), grads = optax_mtl.value_and_task_grads(loss_fn, has_aux=True)(
+    params
+  )
+  nnx.update(model, rest)
   optimizer.update(model, grads, losses=losses)
   return losses
 
@@ -67,19 +69,19 @@ def implicit_step(model, tx, opt_state, batch):
   `nnx.Optimizer.update` filters the gradients as a tree of variables, and an
   implicit source is no tree. So the transformation is called as in plain optax.
   """
-  graph, params, stats = nnx.split(model, nnx.Param, ...)
+  graph, params, rest = nnx.split(model, nnx.Param, ...)
   params = nnx.as_pure(params)
 
   def loss_fn(params):
-    merged = nnx.merge(graph, params, stats, copy=True)
+    merged = nnx.merge(graph, params, rest, copy=True)
     losses = digits.losses_of(merged(batch["image"]), batch)
-    return losses, nnx.state(merged, nnx.BatchStat)
+    return losses, nnx.state(merged, nnx.Not(nnx.Param))
 
-  (losses, stats), grads = optax_mtl.value_and_task_grads(
+  (losses, rest), grads = optax_mtl.value_and_task_grads(
     loss_fn, has_aux=True, source="implicit", shared=shared
   )(params)
   updates, opt_state = tx.update(grads, opt_state, params, losses=losses)
-  nnx.update(model, stats)
+  nnx.update(model, rest)
   nnx.update(model, optax.apply_updates(params, updates))
   return losses, opt_state
 

@@ -15,6 +15,10 @@ EXPECTED = {
   "diagnosis": r"cosines of\s+left and right -",
   "eqx": r"last weights of the trunk",
   "many_machines": r"1 processes, 1 devices",
+  "lora": r"trained: 2464 numbers beside 16896",
+  "mixed_precision": r"([1-9]\d*) steps left out\nall within 0\.0\d",
+  "reinforcement": r"Nash-MTL, norm 1 +\[0\.\d+ +0\.\d+ +0\.\d+ *\]",
+  "training_loop": r"bit-identical: True",
   "linen": r"BatchNorm's running means",
   "nnx": r"implicit source",
   "pareto_front": r"Pareto MTL: hypervolume 0\.29",
@@ -25,7 +29,7 @@ EXPECTED = {
   "sweep": r"0\.95 0\.05 .* digit",
 }
 #: Those that print losses during one training.
-LEARNS = {"eqx", "linen", "many_machines", "sharded"}
+LEARNS = {"eqx", "linen", "lora", "many_machines", "sharded"}
 #: Those that set XLA's flags.
 OWN_PROCESS = {"sharded"}
 #: Not an example, but what they train on.
