@@ -134,20 +134,32 @@ def vary_in_shard_map(x: jax.Array, axes: frozenset[str]) -> jax.Array:
 
 
 def like(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of an array, and in `shard_map` over what it varies."""
+  """Shape and dtype of an array, and what else its type says of devices.
+
+  That is its sharding on an explicit mesh, and in `shard_map` over what it
+  varies.
+  """
   shape, dtype = jnp.shape(x), jnp.result_type(x)
+  if has_explicit_mesh([x]):
+    sharding = type_of(x).sharding
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   if not varying_axes(x):
     return jax.ShapeDtypeStruct(shape, dtype)
   kind = type_of(x).mat
   return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
 
 
+def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
+  """Zeros of a shape and dtype, and of all that `like` says of devices."""
+  plain = jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=like.sharding)
+  return vary(jnp.zeros_like(plain), varying_axes(like))
+
+
 def zeros_if_varying(x: Any) -> Any:
   """An array in the place of a `ShapeDtypeStruct` that varies over an axis."""
-  axes = varying_axes(x)
-  if not axes or not isinstance(x, jax.ShapeDtypeStruct):
+  if not varying_axes(x) or not isinstance(x, jax.ShapeDtypeStruct):
     return x
-  return vary(jnp.zeros(x.shape, x.dtype), axes)
+  return zeros(x)
 
 
 # --- Layouts ----------------------------------------------------------------
