@@ -34,14 +34,19 @@ _WORKER = """
   data = {"x": draw(64, 16), "y": draw(64, 8)}
   shared = {"trunk": True, "a": False, "b": False}
 
+  # On an explicit mesh a product of arrays that are spread over one axis has to
+  # say where it goes: the batch by rows, here.
+  product = jnp.matmul
+
   def trunk(params, batch):
-    return jnp.tanh(batch["x"] @ params["trunk"])
+    return jnp.tanh(product(batch["x"], params["trunk"]))
 
   def heads(params, z, batch):
+    a, b = params["a"], params["b"]
     return {
-      "far": jnp.mean(jnp.abs(z @ params["b"] - batch["y"])),
-      "near": jnp.mean((z @ params["a"] - batch["y"]) ** 2),
-      "small": 1e-3 * jnp.mean((z @ (params["a"] - params["b"])) ** 2),
+      "far": jnp.mean(jnp.abs(product(z, b) - batch["y"])),
+      "near": jnp.mean((product(z, a) - batch["y"]) ** 2),
+      "small": 1e-3 * jnp.mean(product(z, a - b) ** 2),
     }
 
   def losses(params, batch):
@@ -54,12 +59,16 @@ _WORKER = """
     told = dict(shared=shared, axis_name=axis_name)
     one = optax_mtl.value_and_task_grads
     terms = optax_mtl.value_and_task_batch_grads(of_terms, **told)
+    unstored = optax_mtl.value_and_task_batch_grads(
+      of_terms, source="implicit", **told)
     return {
       "stacked": one(losses, **told),
       "implicit": one(losses, source="implicit", **told),
       "representation":
         optax_mtl.value_and_representation_grads(trunk, heads, **told),
       "terms": lambda p, batch: terms(p, dict.fromkeys(of_terms, batch)),
+      "implicit terms":
+        lambda p, batch: unstored(p, dict.fromkeys(of_terms, batch)),
     }
 
   # A method of each kind: from losses, from the Gram matrix, from gradients.
@@ -69,6 +78,7 @@ _WORKER = """
     "implicit": [optax_mtl.mgda(3)],
     "representation": [optax_mtl.conflict_free(3)],
     "terms": [optax_mtl.norm_balance(3)],
+    "implicit terms": [optax_mtl.upgrad(3)],
   }
 
   def update(source, several, params, batch):
@@ -109,7 +119,8 @@ _WORKER = """
   auto = mesh(AxisType.Auto)
   for way, (rows, spec) in ways.items():
     # Each source once with each way would be twelve programs.
-    names = list(wanted) if way == "fully sharded" else ["implicit"]
+    names = [n for n in wanted if n != "implicit terms"]
+    names = names if way == "fully sharded" else ["implicit"]
     for name in names:
       run = jax.jit(lambda p, b: update(sources()[name], methods[name], p, b))
       found = run(put(auto, params, spec),
@@ -123,6 +134,19 @@ _WORKER = """
     found = run(put(auto, params, everywhere),
                 put(auto, data, dict.fromkeys(data, P(axes))))
     out[f"shard_map, {name}"] = error(found, wanted[name])
+  explicit = mesh(AxisType.Explicit)
+  product = lambda x, w: jnp.matmul(x, w, out_sharding=P("data"))
+  rows, spec = ways["tensor parallel"]
+  with jax.set_mesh(explicit):
+    for name in ("stacked", "implicit terms"):
+      run = jax.jit(lambda p, b: update(sources()[name], methods[name], p, b))
+      found = run(put(explicit, params, spec),
+                  put(explicit, data, dict.fromkeys(data, rows)))
+      # The update lies where the params do, and says so in its type.
+      for one in found[1]:
+        for key, leaf in one.items():
+          assert jax.typeof(leaf).sharding.spec[:2] == (*spec[key], None)[:2]
+      out[f"explicit, {name}"] = error(found, wanted[name])
   print("found", json.dumps(out), flush=True)
 """
 
@@ -173,7 +197,7 @@ def found():
 def test_two_processes_agree_with_one_device(found):
   one, other = found
   assert one == other  # All devices hold the same.
-  assert len(one) == 1 + 4 + 1 + 2
+  assert len(one) == 1 + 4 + 1 + 2 + 2
   for case, error in one.items():
     # Sums over 64 examples and 512 entries in another order; the condition of
     # the cosines, 6, multiplies their rounding in the weights.
