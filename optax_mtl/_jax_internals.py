@@ -104,6 +104,15 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   return False
 
 
+def first(leaf: jax.Array) -> jax.Array:
+  """An array's first entry, a scalar, without moving the others."""
+  at = (0,) * leaf.ndim
+  if not has_explicit_mesh([leaf]):
+    return leaf[at]
+  # A slice of an axis that is spread is refused; this says where it goes.
+  return leaf.at[at].get(out_sharding=jax.sharding.PartitionSpec())
+
+
 def varying_axes(x: Any) -> frozenset[str]:
   """The mesh axes of a surrounding `shard_map` over which `x` varies."""
   if isinstance(x, jax.ShapeDtypeStruct):

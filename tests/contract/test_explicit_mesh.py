@@ -5,12 +5,14 @@ A mesh of one device has the types of a mesh of many, so tracing shows it.
 
 import harness
 import jax
+import jax.numpy as jnp
 import optax
 import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import optax_mtl
+from optax_mtl.sources.stacked import as_task_gradients
 
 # optax.adam mixes dtypes.
 pytestmark = pytest.mark.standard_promotion
@@ -78,3 +80,50 @@ def test_types_stay(name):
   for leaf, spec in zip(jax.tree.leaves(state), specs(state), strict=True):
     if leaf.shape[-2:] == (2, 5):
       assert spec[-2:] == (None, "a"), name
+
+
+def _losses(params, x):
+  z = jnp.tanh(x @ params["trunk"])
+  total = jnp.sum(z * params["head"][None])
+  return {"a": total, "b": jnp.sum(z**2), "c": total**2}
+
+
+_TERMS = {n: lambda p, x, n=n: _losses(p, x)[n] for n in "abc"}
+_terms = optax_mtl.value_and_task_batch_grads
+_TRUNK = {"trunk": True, "head": False}
+#: The task "b" has no gradient at the head, so zeros stand for one. Of three
+#: tasks the terms' Gram matrix is made in a loop, by their numbers.
+SOURCES = {
+  "stacked": lambda: optax_mtl.value_and_task_grads(_losses, shared=_TRUNK),
+  "implicit": lambda: optax_mtl.value_and_task_grads(
+    _losses, source="implicit", shared=_TRUNK
+  ),
+  "terms": lambda: _terms(_TERMS),
+  "implicit terms": lambda: _terms(_TERMS, source="implicit"),
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_types_of_all_that_a_source_is_asked_for(source):
+  mesh = jax.make_mesh((1,), ("a",), axis_types=(AxisType.Explicit,))
+
+  def array(*shape):
+    spread = NamedSharding(mesh, P(None, "a") if len(shape) > 1 else P("a"))
+    return jax.ShapeDtypeStruct(shape, jnp.float32, sharding=spread)
+
+  params = {"head": array(4), "trunk": array(2, 4)}
+
+  def everything(params, x, task):
+    batch = dict.fromkeys(_TERMS, x) if "terms" in source else x
+    _, grads = SOURCES[source]()(params, batch)
+    grads = as_task_gradients(grads, 3, params)
+    one = [grads.combine(jnp.ones(3)), grads.gradient_of(task)]
+    return one, grads.stacked(), grads.gram(), grads.finite()
+
+  with jax.set_mesh(mesh):
+    one, stacked, gram, finite = jax.eval_shape(
+      everything, params, jnp.ones((3, 2)), jnp.int32(1)
+    )
+  assert specs(one) == 2 * specs(params)
+  assert specs(stacked) == [(None, *spec) for spec in specs(params)]
+  assert specs([gram, finite]) == [(None, None), (None,)]
