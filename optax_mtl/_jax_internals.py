@@ -104,6 +104,13 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   return False
 
 
+def spread_first_axis(leaf: jax.Array) -> Any:
+  """The axes of an explicit mesh over which an array's first axis is spread."""
+  if not has_explicit_mesh([leaf]):
+    return None
+  return (*type_of(leaf).sharding.spec, None)[0]
+
+
 def first(leaf: jax.Array) -> jax.Array:
   """An array's first entry, a scalar, without moving the others."""
   at = (0,) * leaf.ndim

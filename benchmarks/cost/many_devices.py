@@ -2,11 +2,11 @@
 
 The steps of each source are compiled for eight CPU devices: the batch in parts
 (data parallel), the params too (fully sharded), or params over a second axis of
-the mesh (tensor parallel). The bytes of all collectives, counted in the compiled
-program, stand beside those of a formula, from which follows what a thousand
-devices exchange; "times" is that beside the step of the summed loss, and "new"
-the entries of the largest array that this step does not exchange too. None of it
-depends on how busy the machine is.
+the mesh (tensor parallel). The bytes of all collectives, counted in the
+compiled program, stand beside those of a formula, from which follows what a
+thousand devices exchange; "times" is that beside the step of the summed loss,
+and "new" the entries of the largest array that this step does not exchange too.
+None of it depends on how busy the machine is.
 """
 
 import sys
@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 

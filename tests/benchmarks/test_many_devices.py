@@ -3,10 +3,6 @@
 import re
 
 import alone
-import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from benchmarks.cost import many_devices
 from benchmarks.cost.exchanges import Exchange, exchanges, total

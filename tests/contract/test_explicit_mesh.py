@@ -127,3 +127,17 @@ def test_types_of_all_that_a_source_is_asked_for(source):
   assert specs(one) == 2 * specs(params)
   assert specs(stacked) == [(None, *spec) for spec in specs(params)]
   assert specs([gram, finite]) == [(None, None), (None,)]
+
+
+def test_tasks_that_are_spread_are_refused():
+  """The compiler would collect all gradients; on this mesh JAX cannot."""
+  mesh = jax.make_mesh((1,), ("a",), axis_types=(AxisType.Explicit,))
+  rows = NamedSharding(mesh, P("a"))
+  grads = {"w": jax.ShapeDtypeStruct((T, 2), jnp.float32, sharding=rows)}
+  tx = optax_mtl.mgda(T)
+  state = tx.init({"w": jnp.zeros(2)})
+  with (
+    jax.set_mesh(mesh),
+    pytest.raises(ValueError, match=r"\['w'\] of .* over the mesh axis 'a'"),
+  ):
+    jax.eval_shape(tx.update, grads, state)

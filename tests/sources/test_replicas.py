@@ -18,7 +18,9 @@ import optax_mtl
 # optax.adam mixes dtypes.
 pytestmark = pytest.mark.standard_promotion
 _METHODS = {
-  "losses": lambda: optax_mtl.uncertainty_weighting(3, optimizer=optax.sgd(0.1)),
+  "losses": lambda: optax_mtl.uncertainty_weighting(
+    3, optimizer=optax.sgd(0.1)
+  ),
   "gram": lambda: optax_mtl.mgda(3),
 }
 
