@@ -56,7 +56,8 @@ def main():
     jax.random.key(0)
   )
   tx = optax.chain(optax_mtl.mgda(num_tasks=3), optax.adam(3e-3))
-  opt_state = jax.jit(tx.init)(params)
+  # Not jitted: zeros for an array that is there lie where it lies.
+  opt_state = tx.init(params)
   value_and_grads = optax_mtl.value_and_task_grads(
     digits.plain_losses, shared={"trunk": True, "heads": False}
   )
