@@ -104,6 +104,22 @@ def has_explicit_mesh(leaves: Sequence[jax.Array]) -> bool:
   return False
 
 
+def spread_first_axis(leaf: jax.Array) -> Any:
+  """The axes of an explicit mesh over which an array's first axis is spread."""
+  if not has_explicit_mesh([leaf]):
+    return None
+  return (*type_of(leaf).sharding.spec, None)[0]
+
+
+def first(leaf: jax.Array) -> jax.Array:
+  """An array's first entry, a scalar, without moving the others."""
+  at = (0,) * leaf.ndim
+  if not has_explicit_mesh([leaf]):
+    return leaf[at]
+  # A slice of an axis that is spread is refused; this says where it goes.
+  return leaf.at[at].get(out_sharding=jax.sharding.PartitionSpec())
+
+
 def varying_axes(x: Any) -> frozenset[str]:
   """The mesh axes of a surrounding `shard_map` over which `x` varies."""
   if isinstance(x, jax.ShapeDtypeStruct):
@@ -134,20 +150,32 @@ def vary_in_shard_map(x: jax.Array, axes: frozenset[str]) -> jax.Array:
 
 
 def like(x: Any) -> jax.ShapeDtypeStruct:
-  """Shape and dtype of an array, and in `shard_map` over what it varies."""
+  """Shape and dtype of an array, and what else its type says of devices.
+
+  That is its sharding on an explicit mesh, and in `shard_map` over what it
+  varies.
+  """
   shape, dtype = jnp.shape(x), jnp.result_type(x)
+  if has_explicit_mesh([x]):
+    sharding = type_of(x).sharding
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
   if not varying_axes(x):
     return jax.ShapeDtypeStruct(shape, dtype)
   kind = type_of(x).mat
   return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
 
 
+def zeros(like: jax.ShapeDtypeStruct) -> jax.Array:
+  """Zeros of a shape and dtype, and of all that `like` says of devices."""
+  plain = jax.ShapeDtypeStruct(like.shape, like.dtype, sharding=like.sharding)
+  return vary(jnp.zeros_like(plain), varying_axes(like))
+
+
 def zeros_if_varying(x: Any) -> Any:
   """An array in the place of a `ShapeDtypeStruct` that varies over an axis."""
-  axes = varying_axes(x)
-  if not axes or not isinstance(x, jax.ShapeDtypeStruct):
+  if not varying_axes(x) or not isinstance(x, jax.ShapeDtypeStruct):
     return x
-  return vary(jnp.zeros(x.shape, x.dtype), axes)
+  return zeros(x)
 
 
 # --- Layouts ----------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Two processes with four devices each compute what one device computes."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -34,14 +35,19 @@ _WORKER = """
   data = {"x": draw(64, 16), "y": draw(64, 8)}
   shared = {"trunk": True, "a": False, "b": False}
 
+  # On an explicit mesh a product of arrays that are spread over one axis has to
+  # say where it goes: the batch by rows, here.
+  product = jnp.matmul
+
   def trunk(params, batch):
-    return jnp.tanh(batch["x"] @ params["trunk"])
+    return jnp.tanh(product(batch["x"], params["trunk"]))
 
   def heads(params, z, batch):
+    a, b = params["a"], params["b"]
     return {
-      "far": jnp.mean(jnp.abs(z @ params["b"] - batch["y"])),
-      "near": jnp.mean((z @ params["a"] - batch["y"]) ** 2),
-      "small": 1e-3 * jnp.mean((z @ (params["a"] - params["b"])) ** 2),
+      "far": jnp.mean(jnp.abs(product(z, b) - batch["y"])),
+      "near": jnp.mean((product(z, a) - batch["y"]) ** 2),
+      "small": 1e-3 * jnp.mean(product(z, a - b) ** 2),
     }
 
   def losses(params, batch):
@@ -123,6 +129,19 @@ _WORKER = """
     found = run(put(auto, params, everywhere),
                 put(auto, data, dict.fromkeys(data, P(axes))))
     out[f"shard_map, {name}"] = error(found, wanted[name])
+  explicit = mesh(AxisType.Explicit)
+  product = lambda x, w: jnp.matmul(x, w, out_sharding=P("data"))
+  rows, spec = ways["tensor parallel"]
+  with jax.set_mesh(explicit):
+    for name in ("implicit", "terms"):
+      run = jax.jit(lambda p, b: update(sources()[name], methods[name], p, b))
+      found = run(put(explicit, params, spec),
+                  put(explicit, data, dict.fromkeys(data, rows)))
+      # The update lies where the params do, and says so in its type.
+      for one in found[1]:
+        for key, leaf in one.items():
+          assert jax.typeof(leaf).sharding.spec[:2] == (*spec[key], None)[:2]
+      out[f"explicit, {name}"] = error(found, wanted[name])
   print("found", json.dumps(out), flush=True)
 """
 
@@ -155,7 +174,9 @@ def _two(arguments):
     for number in range(2)
   ]
   try:
-    printed = [process.communicate(timeout=240) for process in processes]
+    # Both at once: one whose pipe is full would keep the other waiting.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      printed = list(pool.map(lambda p: p.communicate(timeout=240), processes))
   finally:
     for process in processes:
       process.kill()
@@ -173,7 +194,7 @@ def found():
 def test_two_processes_agree_with_one_device(found):
   one, other = found
   assert one == other  # All devices hold the same.
-  assert len(one) == 1 + 4 + 1 + 2
+  assert len(one) == 1 + 4 + 1 + 2 + 2
   for case, error in one.items():
     # Sums over 64 examples and 512 entries in another order; the condition of
     # the cosines, 6, multiplies their rounding in the weights.

@@ -135,7 +135,7 @@ def measure(
 
   losses, counts, grams = [], [], []
   total = [
-    jnp.zeros((num_tasks, *jnp.shape(leaf)), wide(jnp.asarray(leaf)).dtype)
+    linalg.zeros(num_tasks, leaf, wide(jnp.asarray(leaf)).dtype)
     for (_, leaf), keep in zip(paths, trunk, strict=True)
     if keep
   ]

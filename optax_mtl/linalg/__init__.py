@@ -1,7 +1,7 @@
 """Linear algebra on trees of stacked task gradients."""
 
 from optax_mtl.linalg.entries import largest, total, tree_finite
-from optax_mtl.linalg.rows import beside, choose
+from optax_mtl.linalg.rows import beside, choose, zeros
 from optax_mtl.linalg.stacked import (
   combine,
   cross_gram,
@@ -25,4 +25,5 @@ __all__ = [
   "squared_norms",
   "total",
   "tree_finite",
+  "zeros",
 ]

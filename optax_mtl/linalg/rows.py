@@ -1,11 +1,29 @@
-"""Trees with a row for each task: choosing rows, and numbers for each row."""
+"""Trees with a row for each task: new ones, choosing, numbers for each row."""
 
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 _Tree = TypeVar("_Tree")
+
+
+def zeros(num_rows: int, leaf: ArrayLike, dtype: DTypeLike) -> jax.Array:
+  """Rows of zeros for a leaf, spread over the devices as the leaf is.
+
+  Args:
+    num_rows: The number of rows n.
+    leaf: Array [*shape].
+    dtype: The dtype of the zeros.
+
+  Returns:
+    Array [n, *shape]. Where shardings are part of types the one has the type of
+    the other; where an array is at hand and not a tracer it lies where that
+    lies.
+  """
+  row = jnp.zeros_like(leaf, dtype)
+  return jnp.broadcast_to(row[None], (num_rows, *row.shape))
 
 
 def beside(values: jax.Array, leaf: Any) -> jax.Array:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _checks
+from optax_mtl import _checks, _jax_internals
 
 #: What the leaves outside the trunk get: the sum of the tasks' gradients, or
 #: the weighted sum that the trunk gets.
@@ -92,5 +92,5 @@ def put(mask: Sequence[bool] | None, picked: Sequence[Any], like: Any) -> Any:
   leaves, structure = jax.tree.flatten(like)
   if mask is None:
     return jax.tree.unflatten(structure, picked)
-  zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in leaves]
+  zeros = [_jax_internals.zeros(leaf) for leaf in leaves]
   return merge(mask, picked, jax.tree.unflatten(structure, zeros))

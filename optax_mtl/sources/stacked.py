@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.task_gradients import TaskGradients
@@ -111,8 +111,9 @@ def as_task_gradients(
 
   Raises:
     TypeError: A leaf of the tree is not an array.
-    ValueError: The number of tasks or a shape is another, or the number cannot
-      be read off a tree without leaves.
+    ValueError: The number of tasks or a shape is another, the number cannot be
+      read off a tree without leaves, or on an explicit mesh the tasks are
+      spread over devices.
   """
   if isinstance(updates, TaskGradients):
     if num_tasks is not None and updates.num_tasks != num_tasks:
@@ -132,4 +133,18 @@ def as_task_gradients(
     # A scalar leaf has no task axis: check_stacked names it and says so.
     num_tasks = next((shape[0] for shape in shapes if shape), 1)
   _checks.check_stacked(updates, num_tasks, params)
+  _check_rows_are_whole(updates)
   return StackedTaskGradients(updates, num_tasks)
+
+
+def _check_rows_are_whole(updates: Any) -> None:
+  """Raises if a type says that the tasks' gradients lie on several devices."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+    axis = _jax_internals.spread_first_axis(leaf)
+    if axis is not None:
+      raise ValueError(
+        f"{_checks.leaf_name(path)} of the task gradients has its tasks spread "
+        f"over the mesh axis {axis!r}. A method needs those of all tasks side "
+        "by side: spread another axis, jax.reshard(grads, PartitionSpec(None, "
+        f"{axis!r})), so that each device has a part of every gradient."
+      )

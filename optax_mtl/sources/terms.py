@@ -12,7 +12,7 @@ from optax_mtl import _jax_programs, linalg
 from optax_mtl.sources import losses as losses_lib
 from optax_mtl.sources import masks, miscompiled, pairs, pullbacks, units
 from optax_mtl.sources.arguments import Arguments
-from optax_mtl.sources.averaged import Axes
+from optax_mtl.sources.averaged import AveragedTaskGradients, Axes
 from optax_mtl.sources.backward import row_of
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
@@ -119,6 +119,21 @@ class TermTaskGradients(pullbacks.UnstoredTaskGradients):
     return jax.tree.map(lambda *parts: jnp.stack(parts), *results)
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    return self.gram_of(mask, lambda leaves: leaves)
+
+  def gram_of(
+    self, mask: Sequence[bool] | None, change: Callable[[Any], Any]
+  ) -> jax.Array:
+    """The Gram matrix of what a linear function makes of each gradient.
+
+    Args:
+      mask: Over which leaves; None: all.
+      change: Function from a list of leaves, some of which may be None, or of
+        several gradients' leaves [n, ...], to one alike.
+
+    Returns:
+      Array [T, T].
+    """
     like = masks.pick_leaves(mask, self._like)
 
     def picked(task: int) -> Row:
@@ -126,7 +141,7 @@ class TermTaskGradients(pullbacks.UnstoredTaskGradients):
 
     if self.num_tasks <= 2 * self.chunk_size:
       # Pairs of chunks are no fewer gradients than all.
-      rows = [picked(task) for task in range(self.num_tasks)]
+      rows = [change(picked(task)) for task in range(self.num_tasks)]
       return linalg.gram(stack_rows(rows, like), self.num_tasks)
 
     def by_number(task: jax.Array) -> list[jax.Array]:
@@ -140,7 +155,8 @@ class TermTaskGradients(pullbacks.UnstoredTaskGradients):
       return jax.lax.switch(task, [*branches, nothing])
 
     return pairs.gram(
-      lambda tasks: jax.lax.map(by_number, tasks),
+      # Outside of the branches, where devices may wait for each other.
+      lambda tasks: change(jax.lax.map(by_number, tasks)),
       self.num_tasks,
       self.chunk_size,
     )
@@ -186,6 +202,19 @@ class TermTaskGradients(pullbacks.UnstoredTaskGradients):
         for x, like in zip(total, self._like, strict=True)
       ],
     )
+
+
+class _AveragedTerms(AveragedTaskGradients):
+  """Means over devices of terms' gradients.
+
+  The Gram matrix is made of averaged gradients: a column of it, as `J` of one
+  of them, would run each term backwards again.
+  """
+
+  local: TermTaskGradients
+
+  def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
+    return self.local.gram_of(mask, self.axes.mean)
 
 
 def _batches(args: Sequence[Any], keys: Sequence[Any]) -> dict[Any, Any]:
@@ -329,17 +358,19 @@ def value_and_grads_of(
       )
       if isinstance(grads, StackedTaskGradients) and grads.present is None:
         grads = grads.tree
+      grads = axes.of(grads)
     else:
-      grads = TermTaskGradients(
+      local = TermTaskGradients(
         [terms.get(key) for key in keys],
         like,
         1 if chunk_size is None else chunk_size,
         **facts,
       )
+      grads = _AveragedTerms(local, axes) if axes.names else local
     first = next(iter(terms.values())).loss
     absent = jnp.full_like(first, jnp.nan)
     values = {key: terms[key].loss if key in terms else absent for key in keys}
-    values, grads = axes.losses(values, own), axes.of(grads)
+    values = axes.losses(values, own)
     if not has_aux:
       return values, grads
     aux = {key: terms[key].aux if key in terms else None for key in keys}

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from optax_mtl import linalg
+from optax_mtl import _jax_internals, linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.stacked import StackedTaskGradients
@@ -46,7 +46,7 @@ def stack_rows(rows: Sequence[Row], like: Sequence[Any]) -> list[jax.Array]:
 
 def fill(leaf: jax.Array | None, like: Any) -> jax.Array:
   """The leaf, or zeros where it is None."""
-  return jnp.zeros(like.shape, like.dtype) if leaf is None else leaf
+  return _jax_internals.zeros(like) if leaf is None else leaf
 
 
 def combine_column(

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from optax_mtl import _jax_internals
 from optax_mtl.sources import miscompiled
 
 
@@ -38,7 +39,7 @@ def after(results: Any, tree: Any) -> Any:
   never = jnp.zeros((), jnp.bool_)
   for leaf in jax.tree.leaves(results):
     if leaf.size:
-      first = jnp.real(jnp.ravel(leaf)[0]).astype(jnp.float32)
+      first = jnp.real(_jax_internals.first(leaf)).astype(jnp.float32)
       never |= jnp.isnan(first) & (first == 0)
   return jax.tree.map(lambda x: jnp.where(never, jnp.zeros_like(x), x), tree)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, linalg
+from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
@@ -114,9 +114,7 @@ def accumulate(
       mini_step=jnp.zeros((), jnp.int32),
       update_step=jnp.zeros((), jnp.int32),
       gradient_sum=jax.tree.map(
-        lambda p: jnp.zeros(
-          (num_tasks, *jnp.shape(p)), wide(jnp.result_type(p))
-        ),
+        lambda p: linalg.zeros(num_tasks, p, wide(jnp.result_type(p))),
         params,
       ),
       loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
@@ -185,8 +183,8 @@ def accumulate(
     shapes = jax.eval_shape(emit, state.inner_state)[0]
 
     def wait(inner_state: Any) -> tuple[Any, AccumulateState]:
-      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-      return zeros, AccumulateState(
+      # Of the update's types, of which its sharding may be part.
+      return jax.tree.map(_jax_internals.zeros, shapes), AccumulateState(
         mini_step,
         state.update_step,
         gradient_sum,

@@ -95,6 +95,7 @@ CASES = {
   "one function, trunk": (_one_function, None, {"shared": SHARED}),
   "terms": (_terms, None, {}),
   "implicit terms": (_terms, None, IMPLICIT | {"shared": SHARED}),
+  "implicit terms, at once": (_terms, None, IMPLICIT | {"chunk_size": 2}),
   "representation": (_at, _heads, {"shared": SHARED}),
   "representation, as one": (_at, _as_one, {}),
 }

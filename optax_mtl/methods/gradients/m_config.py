@@ -183,12 +183,12 @@ def m_config(
     leaves = jax.tree.map(lambda p: wide(jnp.asarray(p)), params)
     return MConfigMemory(
       task_momenta=jax.tree.map(
-        lambda p: jnp.zeros((num_tasks, *p.shape), p.dtype), leaves
+        lambda p: linalg.zeros(num_tasks, p, p.dtype), leaves
       ),
       momentum_steps=jnp.zeros((num_tasks,), jnp.int32),
       pseudo_momentum=jax.tree.map(jnp.zeros_like, leaves),
       pseudo_square=jax.tree.map(
-        lambda p: jnp.zeros(p.shape, solver_dtype()), leaves
+        lambda p: jnp.zeros_like(p, solver_dtype()), leaves
       ),
       pseudo_step=jnp.zeros((), jnp.int32),
       next_task=jnp.zeros((), jnp.int32),
