@@ -16,6 +16,7 @@ EXPECTED = {
   "eqx": r"last weights of the trunk",
   "many_machines": r"1 processes, 1 devices",
   "lora": r"trained: 2464 numbers beside 16896",
+  "missing_labels": r"with counts= +\de-0[4-8] apart\n.*= +\de-0[0-3] apart",
   "mixed_precision": r"([1-9]\d*) steps left out\nall within 0\.0\d",
   "reinforcement": r"Nash-MTL, norm 1 +\[0\.\d+ +0\.\d+ +0\.\d+ *\]",
   "training_loop": r"bit-identical: True",

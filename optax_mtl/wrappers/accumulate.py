@@ -27,7 +27,8 @@ class AccumulateState(NamedTuple):
     update_step: Scalar int32, updates made so far.
     gradient_sum: Tree with leaves [T, *param.shape], at least float32.
     loss_sum: Array [T].
-    batch_count: Array [T] int32, the batches in which a task was active.
+    total_count: Array [T], the batches in which a task was active; or, with
+      `counts=`, the sum of those.
     inner_state: The state of what is wrapped.
   """
 
@@ -35,7 +36,7 @@ class AccumulateState(NamedTuple):
   update_step: jax.Array
   gradient_sum: Any
   loss_sum: jax.Array
-  batch_count: jax.Array
+  total_count: jax.Array
   inner_state: Any
 
 
@@ -53,6 +54,12 @@ def accumulate(
   updates are zero and nothing of `inner` runs: so the whole chain belongs
   inside. An Adam that comes after it would step on the zeros.
 
+  A loss that is a mean over labels, of which batches have unequally many, needs
+  `counts=` [T] with each update, or a dict by the tasks' names: how many labels
+  each mean is over. What is averaged is then weighted by them, which gives the
+  mean over all labels, and a task with a count of zero is absent; a mean of the
+  batches' means would give a label more weight, the fewer there are beside it.
+
   Args:
     inner: A method, or a chain that begins with one.
     num_tasks: The number of tasks `T`.
@@ -61,13 +68,14 @@ def accumulate(
       far, a scalar int32, to how many batches make the next one.
 
   Returns:
-    A transformation with the update arguments of `inner`. With a source that
-    stores no gradients, or only those of the trunk, all of them are computed
-    for every batch.
+    A transformation with the update arguments of `inner`, and `counts`. With a
+    source that stores no gradients, or only those of the trunk, all of them are
+    computed for every batch.
 
   Raises:
     TypeError: `inner` holds no method, or a schedule returns no integer.
-    ValueError: `every_k` is below 1, or the updates are not stacked.
+    ValueError: `every_k` is below 1, the updates are not stacked, or a count is
+      negative or of tasks with other names.
 
   Example:
     >>> import jax.numpy as jnp
@@ -118,7 +126,7 @@ def accumulate(
         params,
       ),
       loss_sum=jnp.zeros((num_tasks,), solver_dtype()),
-      batch_count=jnp.zeros((num_tasks,), jnp.int32),
+      total_count=jnp.zeros((num_tasks,), solver_dtype()),
       inner_state=init_around("accumulate", inner_tx, params),
     )
 
@@ -128,27 +136,45 @@ def accumulate(
     params: Any = None,
     *,
     active: Any = None,
+    counts: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, AccumulateState]:
     source = as_task_gradients(updates, num_tasks, params)
     gradients = source.stacked()
     active = source.taking_part(active)
+    number = jnp.ones((num_tasks,), solver_dtype())
+    if counts is not None:
+      _checks.common_names(
+        {
+          "the task gradients": source.names,
+          "counts=": _checks.task_names(counts),
+          "losses=": _checks.task_names(extra_args.get("losses")),
+        }
+      )
+      number = _checks.task_vector(counts, num_tasks, "counts")
+      _checks.check_not_negative(number, "counts=", "since they count labels")
+      # A count that is not finite shows, and is no task's absence.
+      active = (number != 0) & (True if active is None else active)
     present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
+    number = jnp.where(present, number, jnp.zeros_like(number))
 
     def add(total: jax.Array, new: jax.Array) -> jax.Array:
-      return total + linalg.choose(present, new).astype(total.dtype)
+      new = linalg.choose(present, new).astype(total.dtype)
+      if counts is None:
+        return total + new
+      return total + new * linalg.beside(number, new).astype(total.dtype)
 
     gradient_sum = jax.tree.map(add, state.gradient_sum, gradients)
     loss_sum = state.loss_sum
     if extra_args.get("losses") is not None:
       losses = _checks.task_vector(extra_args["losses"], num_tasks, "losses")
       loss_sum = add(loss_sum, losses)
-    count = state.batch_count + present.astype(jnp.int32)
+    count = state.total_count + number
     mini_step = state.mini_step + 1
 
     def mean(total: jax.Array) -> jax.Array:
-      number = jnp.maximum(count, 1).astype(total.dtype)
-      return total / linalg.beside(number, total)
+      divisor = jnp.where(count == 0, jnp.ones_like(count), count)
+      return total / linalg.beside(divisor.astype(total.dtype), total)
 
     def emit(inner_state: Any) -> tuple[Any, AccumulateState]:
       averaged = jax.tree.map(
@@ -176,7 +202,7 @@ def accumulate(
         update_step=state.update_step + 1,
         gradient_sum=jax.tree.map(jnp.zeros_like, gradient_sum),
         loss_sum=jnp.zeros_like(loss_sum),
-        batch_count=jnp.zeros_like(count),
+        total_count=jnp.zeros_like(count),
         inner_state=inner_state,
       )
 

@@ -38,7 +38,7 @@ def test_each_tasks_batches_are_counted():
   second = grads[3, 0] + grads[2:, 1].mean(0) + grads[3, 2]
   harness.assert_close(run.updates[1], first, 4.0, 1e-6)
   harness.assert_close(run.updates[3], second, 4.0, 1e-6)
-  np.testing.assert_array_equal(run.states.batch_count[2], [0, 1, 0])
+  np.testing.assert_array_equal(run.states.total_count[2], [0, 1, 0])
   # Absent from all batches: absent from the update.
   weights = optax.tree.get(run.states, "weights")
   np.testing.assert_array_equal(weights[1], [1, 1, 0])
@@ -97,3 +97,51 @@ def test_names_that_the_source_carries_go_through():
   tx = optax_mtl.accumulate(inner, 2, 1)
   updates, _ = tx.update(grads, tx.init(params), params)
   np.testing.assert_array_equal(updates, [10.0, 2.0])
+
+
+def test_means_over_unequally_many_labels():
+  """Weighted by the counts they are the mean over all labels."""
+  rng = np.random.default_rng(0)
+  labels = rng.standard_normal((10, 4)).astype(np.float32)
+  # Task "a" has one label in the first batch and nine in the next; "b" has all
+  # of its in the second, where "a" is marked as absent by no one.
+  counts = {"a": [1, 9], "b": [0, 10]}
+  parts = {k: np.split(labels, [number[0]]) for k, number in counts.items()}
+  losses = {"a": [1.0, 2.0], "b": [np.nan, 4.0]}
+  tx = optax_mtl.accumulate(optax_mtl.equal_weighting(2), 2, 2)
+
+  @jax.jit
+  def step(state, rows, losses, counts):
+    return tx.update(rows, state, jnp.zeros(4), losses=losses, counts=counts)
+
+  state = tx.init(jnp.zeros(4))
+  for batch in range(2):
+    with np.errstate(invalid="ignore"):
+      # The mean of no labels is 0 / 0.
+      rows = [
+        part[batch].sum(0) / np.float32(len(part[batch]))
+        for part in parts.values()
+      ]
+    updates, state = step(
+      state,
+      jnp.stack(rows),
+      {k: jnp.asarray(v[batch]) for k, v in losses.items()},
+      {k: jnp.asarray(v[batch]) for k, v in counts.items()},
+    )
+    if batch == 0:
+      np.testing.assert_array_equal(state.total_count, [1, 0])
+      np.testing.assert_array_equal(state.loss_sum, [1, 0])
+  # A sum of ten numbers, in two orders.
+  np.testing.assert_allclose(updates, 2 * labels.mean(0), rtol=2e-6, atol=1e-6)
+
+
+def test_counts_are_checked():
+  tx = optax_mtl.accumulate(optax_mtl.mgda(2), 2, 2)
+  state = tx.init(jnp.zeros(2))
+  for counts, message in (
+    (jnp.ones(3), "counts must hold one value for each of the 2 tasks"),
+    (jnp.array([-1.0, 2.0]), "counts= must not be negative"),
+    ({"a": 1, "c": 2}, "a, c in counts=, but a, b in losses="),
+  ):
+    with pytest.raises(ValueError, match=message):
+      tx.update(jnp.eye(2), state, losses={"a": 1.0, "b": 2.0}, counts=counts)
