@@ -83,7 +83,7 @@ def main():
       digits.report(step, losses)
   # One program, which all processes start: an operation on each leaf by itself
   # would be as many.
-  length = jax.jit(optax.global_norm)(params)
+  length = jax.jit(optax.tree.norm)(params)
   weights = optax.tree.get(opt_state, "weights")
   if jax.process_index() == 0:
     print(f"{jax.process_count()} processes, {number} devices")
