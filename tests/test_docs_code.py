@@ -181,3 +181,50 @@ def test_adding_a_method(tmp_path):
     "  ['-qq', '-c/dev/null', '--rootdir=.', 'tests/methods/test_gls.py'])\n",
     paths=(tmp_path,),
   )
+
+
+def _of_composition(containing):
+  """The one piece of code on that page which contains something."""
+  pieces = _python(ROOT / "docs" / "composition.md")
+  (code,) = [piece for piece in pieces if containing in piece]
+  return code
+
+
+@pytest.mark.as_users
+def test_an_update_with_constant_weights_has_derivatives():
+  """By the rows' own entries: what the update's formula says."""
+  code = _of_composition("stop_gradient(grads)")
+  _run(
+    "import jax, jax.numpy as jnp, numpy as np, optax_mtl\n"
+    "tx = optax_mtl.nash_mtl(2)\n"
+    "params, rows = jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, -1.0]])\n"
+    "state = tx.init(params)\n"
+    "def first_entry(grads, state=state):\n"
+    + "".join(f"  {line}\n" for line in code.splitlines())
+    + "  return update[0], state.weights\n"
+    "got, weights = jax.grad(first_entry, has_aux=True)(rows)\n"
+    "np.testing.assert_allclose(got[:, 0], weights, rtol=1e-6)\n"
+    "assert not got[:, 1].any() and weights.all()\n"
+  )
+
+
+@pytest.mark.as_users
+def test_adam_then_lbfgs():
+  """On two paraboloids it ends where their weighted sum is lowest."""
+  _run(
+    "import jax, jax.numpy as jnp, numpy as np, optax, optax_mtl\n"
+    "targets = {'a': jnp.array([1.0, 0.0]), 'b': jnp.array([0.0, 3.0])}\n"
+    "def loss_fn(params):\n"
+    "  return {k: jnp.sum((params - t) ** 2) for k, t in targets.items()}\n"
+    "tx = optax.chain(optax_mtl.mgda(2), optax.adam(0.1))\n"
+    "params = jnp.array([2.0, 2.0])\n"
+    "opt_state = tx.init(params)\n"
+    "for _ in range(3):\n"
+    "  losses, grads = optax_mtl.value_and_task_grads(loss_fn)(params)\n"
+    "  update, opt_state = tx.update(grads, opt_state, params, losses=losses)\n"
+    "  params = optax.apply_updates(params, update)\n"
+    + _of_composition("optax.lbfgs()")
+    + "best = weights @ jnp.stack(list(targets.values())) / weights.sum()\n"
+    # Steps end where float32 sees no fall: at the root of its epsilon.
+    "np.testing.assert_allclose(params, best, atol=2e-3)\n"
+  )
