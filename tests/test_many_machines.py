@@ -176,7 +176,7 @@ def _two(arguments):
   try:
     # Both at once: one whose pipe is full would keep the other waiting.
     with concurrent.futures.ThreadPoolExecutor() as pool:
-      printed = list(pool.map(lambda p: p.communicate(timeout=240), processes))
+      printed = list(pool.map(lambda p: p.communicate(timeout=600), processes))
   finally:
     for process in processes:
       process.kill()
