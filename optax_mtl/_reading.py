@@ -247,7 +247,13 @@ def diagnostics(
     means = _mean(metrics.conflict_cosines(gram), pairs, -3)
     for i, one in enumerate(task_names):
       for j in range(i + 1, len(task_names)):
-        figures[f"cosine/{one}/{task_names[j]}"] = means[..., i, j]
+        key = f"cosine/{one}/{task_names[j]}"
+        if key in figures:
+          raise ValueError(
+            f"{key!r} would be that of two pairs of tasks: rename those with a "
+            "slash in their name, or leave the pairs out with cosines=False."
+          )
+        figures[key] = means[..., i, j]
   several = jnp.sum(counted, axis=-1, dtype=jnp.int32) > 1
   rate = metrics.conflict_rate(gram, counted)
   figures["conflict_rate"] = _mean(rate, several, -1)
