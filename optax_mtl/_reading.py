@@ -1,5 +1,6 @@
 """What an optimizer's state says: methods' states, and figures to log."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -182,7 +183,7 @@ def diagnostics(
     cosines: Whether to have a figure for each pair of tasks.
 
   Returns:
-    Name -> scalar.
+    Name -> scalar, in the order of the names.
 
   Raises:
     TypeError: `names` holds none.
@@ -200,17 +201,17 @@ def diagnostics(
     >>> _, state = tx.update(grads, tx.init(params), params, losses=losses)
     >>> for name, value in optax_mtl.diagnostics(state, losses).items():
     ...   print(f"{name} {value:.2f}")
-    weight/a 0.80
-    weight/b 0.20
-    norm/a 1.00
-    norm/b 2.00
+    alignment 0.00
+    conflict_rate 0.00
+    cosine/a/b 0.00
     effective_rate/a 0.80
     effective_rate/b 0.20
+    norm/a 1.00
+    norm/b 2.00
     present/a 1.00
     present/b 1.00
-    cosine/a/b 0.00
-    conflict_rate 0.00
-    alignment 0.00
+    weight/a 0.80
+    weight/b 0.20
   """
   memory: TrackMemory = _one(
     _found(opt_state, TrackMemory),
@@ -219,44 +220,74 @@ def diagnostics(
     "nothing that was recorded: put optax_mtl.track around the method, "
     "optax.chain(optax_mtl.track(method), optax.adam(1e-3)).",
   )
-  # Arrays that a framework has wrapped, too.
-  gram = jnp.asarray(memory.gram_rows)
-  counted = jnp.asarray(memory.counted_rows)
-  slopes = jnp.asarray(memory.slope_rows)
-  task_names = _task_names(names, gram.shape[-1])
-  figures: dict[str, jax.Array] = {}
+  # Some frameworks wrap the arrays.
+  rows = jax.tree.map(jnp.asarray, memory._replace(inner=None))
+  num_tasks = rows.gram_rows.shape[-1]
+  task_names = _task_names(names, num_tasks)
+  rate = jnp.asarray(learning_rate, rows.slope_rows.dtype)
+  of_tasks, of_pairs, of_all = _means(rows, rate, cosines)
+  figures = {
+    f"{kind}/{name}": value
+    for kind, values in of_tasks.items()
+    for name, value in zip(task_names, values, strict=True)
+  }
+  for (i, j), value in of_pairs.items():
+    key = f"cosine/{task_names[i]}/{task_names[j]}"
+    if key in figures:
+      raise ValueError(
+        f"{key!r} would be that of two pairs of tasks: rename those with a "
+        "slash in their name, or leave the pairs out with cosines=False."
+      )
+    figures[key] = value
+  # As they come out of a jitted function.
+  return dict(sorted((figures | of_all).items()))
 
-  def add(kind: str, values: jax.Array) -> None:
-    for task, name in enumerate(task_names):
-      figures[f"{kind}/{name}"] = values[..., task]
 
-  if memory.weight_rows is not None:
-    add("weight", _mean(jnp.asarray(memory.weight_rows), counted, -2))
+@functools.partial(jax.jit, static_argnames="cosines")
+def _means(
+  rows: TrackMemory, learning_rate: jax.Array, cosines: bool
+) -> tuple[
+  dict[str, list[jax.Array]],
+  dict[tuple[int, int], jax.Array],
+  dict[str, jax.Array],
+]:
+  """The figures of each task, of pairs, and of all.
+
+  Compiled, also where it is called outside of a jitted step: a scalar for each
+  pair of tasks would be a call for each.
+  """
+  gram, counted = rows.gram_rows, rows.counted_rows
+  num_tasks = gram.shape[-1]
   squares = jnp.diagonal(gram, axis1=-2, axis2=-1)
-  add("norm", _mean(jnp.sqrt(squares), counted, -2))
   alive = counted & (squares > 0)
-  rates = slopes / jnp.where(alive, squares, 1)
-  sloped = alive & jnp.asarray(memory.sloped_rows)[..., None]
-  factor = jnp.asarray(learning_rate, rates.dtype)
-  add("effective_rate", _mean(rates, sloped, -2) * factor)
-  written = jnp.asarray(memory.written_rows)[..., None]
-  shares = counted.astype(rates.dtype)
-  add("present", _mean(shares, jnp.broadcast_to(written, counted.shape), -2))
+  rates = rows.slope_rows / jnp.where(alive, squares, 1)
+  sloped = alive & rows.sloped_rows[..., None]
+  written = jnp.broadcast_to(rows.written_rows[..., None], counted.shape)
+  by_task = {
+    "norm": _mean(jnp.sqrt(squares), counted, -2),
+    "effective_rate": _mean(rates, sloped, -2) * learning_rate,
+    "present": _mean(counted.astype(rates.dtype), written, -2),
+  }
+  if rows.weight_rows is not None:
+    by_task["weight"] = _mean(rows.weight_rows, counted, -2)
+  of_pairs: dict[tuple[int, int], jax.Array] = {}
   if cosines:
     pairs = alive[..., :, None] & alive[..., None, :]
     means = _mean(metrics.conflict_cosines(gram), pairs, -3)
-    for i, one in enumerate(task_names):
-      for j in range(i + 1, len(task_names)):
-        key = f"cosine/{one}/{task_names[j]}"
-        if key in figures:
-          raise ValueError(
-            f"{key!r} would be that of two pairs of tasks: rename those with a "
-            "slash in their name, or leave the pairs out with cosines=False."
-          )
-        figures[key] = means[..., i, j]
-  several = jnp.sum(counted, axis=-1, dtype=jnp.int32) > 1
-  rate = metrics.conflict_rate(gram, counted)
-  figures["conflict_rate"] = _mean(rate, several, -1)
-  directed = jnp.sum(alive, axis=-1, dtype=jnp.int32) > 1
-  figures["alignment"] = _mean(metrics.alignment(gram, counted), directed, -1)
-  return figures
+    of_pairs = {
+      (i, j): means[..., i, j]
+      for i in range(num_tasks)
+      for j in range(i + 1, num_tasks)
+    }
+  several, directed = (
+    jnp.sum(tasks, axis=-1, dtype=jnp.int32) > 1 for tasks in (counted, alive)
+  )
+  of_all = {
+    "conflict_rate": _mean(metrics.conflict_rate(gram, counted), several, -1),
+    "alignment": _mean(metrics.alignment(gram, counted), directed, -1),
+  }
+  of_tasks = {
+    kind: [values[..., task] for task in range(num_tasks)]
+    for kind, values in by_task.items()
+  }
+  return of_tasks, of_pairs, of_all
