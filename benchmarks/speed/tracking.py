@@ -166,7 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = options.new_parser("speed.tracking", __doc__)
   add = parser.add_argument
   networks = (_SMALL, *step_networks.SIZES)
-  add("--networks", type=options.words, default="small,transformer", help="of these")
+  add(
+    "--networks",
+    type=options.words,
+    default="small,transformer",
+    help="of these",
+  )
   add("--tasks", type=options.numbers, default="3,10", help="T")
   add("--sources", type=options.words, default=",".join(_SOURCES))
   add("--methods", type=options.words, default=",".join(_METHODS))
