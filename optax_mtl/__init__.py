@@ -11,6 +11,9 @@ from optax_mtl._checks import TaskArgument as TaskArgument
 from optax_mtl._checks import task_argument as task_argument
 from optax_mtl._facts import Facts as Facts
 from optax_mtl._facts import facts as facts
+from optax_mtl._reading import diagnostics as diagnostics
+from optax_mtl._reading import method_state as method_state
+from optax_mtl._reading import method_states as method_states
 from optax_mtl._registry import METHODS as _METHODS
 from optax_mtl._registry import MethodInfo as MethodInfo
 from optax_mtl._registry import method as method
@@ -47,7 +50,7 @@ from optax_mtl.wrappers import per_task as per_task
 from optax_mtl.wrappers import refresh_every as refresh_every
 from optax_mtl.wrappers import rename_args as rename_args
 from optax_mtl.wrappers import skip_nonfinite as skip_nonfinite
-from optax_mtl.wrappers import track_conflicts as track_conflicts
+from optax_mtl.wrappers import track as track
 from optax_mtl.wrappers import weighted_then as weighted_then
 
 __version__ = "0.1.0"

@@ -5,17 +5,21 @@ x64.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.sources.stacked import as_task_gradients
 
 __all__ = [
+  "alignment",
   "conflict_angles",
   "conflict_cosines",
   "conflict_rate",
   "delta_m",
+  "gram_matrix",
   "mean_rank",
 ]
 
@@ -127,6 +131,31 @@ def mean_rank(
   return jnp.mean(0.5 + better + 0.5 * equal, axis=1)
 
 
+def gram_matrix(gradients: Any, shared: Any = None) -> jax.Array:
+  """The inner products of the task gradients, as every method sees them.
+
+  Args:
+    gradients: A tree with leaves [T, *shape], or what a source returned.
+    shared: Which leaves count: a pytree prefix of bools, or a callable from the
+      params to one. None: the trunk that the source knows, or all leaves.
+
+  Returns:
+    Array [T, T].
+
+  Raises:
+    TypeError: A leaf is no array.
+    ValueError: The leaves' first axes differ, or `shared` selects no leaf, or
+      one outside the trunk.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> gradients = {"w": jnp.array([[1.0, 2.0], [0.0, -1.0]])}
+    >>> gram_matrix(gradients).tolist()
+    [[5.0, -2.0], [-2.0, 1.0]]
+  """
+  return as_task_gradients(gradients, None).gram(shared)
+
+
 def _check_gram(gram: jax.typing.ArrayLike) -> jax.Array:
   gram = jnp.asarray(gram, solver_dtype())
   if gram.ndim < 2 or gram.shape[-1] != gram.shape[-2]:
@@ -135,6 +164,21 @@ def _check_gram(gram: jax.typing.ArrayLike) -> jax.Array:
       f" shape {gram.shape}."
     )
   return gram
+
+
+def _check_active(
+  active: jax.typing.ArrayLike | None, gram: jax.Array
+) -> jax.Array:
+  """Which tasks count, [..., T] of bool; all by default."""
+  if active is None:
+    active = jnp.ones(gram.shape[:-1], bool)
+  active = jnp.asarray(active, bool)
+  if active.shape not in (gram.shape[-1:], gram.shape[:-1]):
+    raise ValueError(
+      "active must have one bool for each of the T tasks, shape"
+      f" {gram.shape[-1:]} or {gram.shape[:-1]}; got shape {active.shape}."
+    )
+  return jnp.broadcast_to(active, gram.shape[:-1])
 
 
 def conflict_cosines(gram: jax.typing.ArrayLike) -> jax.Array:
@@ -216,15 +260,7 @@ def conflict_rate(
     0.3333
   """
   gram = _check_gram(gram)
-  if active is None:
-    active = jnp.ones(gram.shape[:-1], bool)
-  active = jnp.asarray(active, bool)
-  if active.shape not in (gram.shape[-1:], gram.shape[:-1]):
-    raise ValueError(
-      "active must have one bool for each of the T tasks, shape"
-      f" {gram.shape[-1:]} or {gram.shape[:-1]}; got shape {active.shape}."
-    )
-  active = jnp.broadcast_to(active, gram.shape[:-1])
+  active = _check_active(active, gram)
   rows, columns = jnp.broadcast_arrays(active[..., None], active[..., None, :])
   upper = jnp.broadcast_to(
     jnp.triu(jnp.ones(gram.shape[-2:], bool), 1), gram.shape
@@ -233,3 +269,42 @@ def conflict_rate(
   count = jnp.sum(pairs, axis=(-2, -1), dtype=gram.dtype)
   conflicts = jnp.sum(pairs & (gram < 0), axis=(-2, -1), dtype=gram.dtype)
   return conflicts / jnp.maximum(count, 1)
+
+
+def alignment(
+  gram: jax.typing.ArrayLike, active: jax.typing.ArrayLike | None = None
+) -> jax.Array:
+  """How far the task gradients point one way, whatever their lengths.
+
+  `2 ‖mean ĝ_i‖² - 1`, with `ĝ_i` the gradients at length 1: 1 where all point
+  one way, -1 where they cancel, and the cosine where there are two. A gradient
+  of zero has no direction, and is left out.
+
+  Args:
+    gram: Array [..., T, T], inner products of the task gradients. Leading axes
+      (steps, seeds) are kept.
+    active: Array [T] or [..., T] of bool, tasks that count; all by default.
+
+  Returns:
+    Array [...] in [-1, 1]; -1 where there is no gradient.
+
+  Raises:
+    ValueError: `gram` is not square, or `active` does not fit it.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> round(float(alignment(jnp.array([[4.0, -1.0], [-1.0, 1.0]]))), 3)
+    -0.5
+
+  References:
+    Wang et al., `Gradient Alignment in Physics-informed Neural Networks
+    <https://arxiv.org/abs/2502.00604>`_, 2025.
+  """
+  gram = _check_gram(gram)
+  diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
+  alive = _check_active(active, gram) & (diagonal > 0)
+  rows, columns = jnp.broadcast_arrays(alive[..., None], alive[..., None, :])
+  cosines = jnp.where(rows & columns, conflict_cosines(gram), 0)
+  count = jnp.sum(alive, axis=-1, dtype=gram.dtype)
+  square = jnp.sum(cosines, axis=(-2, -1)) / jnp.square(jnp.maximum(count, 1))
+  return jnp.clip(2 * square - 1, -1, 1)

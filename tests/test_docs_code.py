@@ -112,6 +112,14 @@ def test_own_methods():
 
 
 @pytest.mark.as_users
+def test_diagnostics():
+  """What is logged, how it is drawn, and how a state is found."""
+  code = _checked("\n".join(_python(ROOT / "docs" / "diagnostics.md")))
+  assert code.count("_same(") == 6  # The function, and five comments.
+  _run(code)
+
+
+@pytest.mark.as_users
 def test_dense():
   """The recipes for BatchNorm in linen and NNX, with a task that is absent."""
   pytest.importorskip("flax")

@@ -28,6 +28,7 @@ EXPECTED = {
   "pinn_flax": r"equal weights / inverse norms: [1-9]\d",
   "sharded": r"collectives of the method: \{'all-reduce': 1\}",
   "sweep": r"0\.95 0\.05 .* digit",
+  "training_log": r"ink took part in 50% of the steps\nwrote out",
 }
 #: Those that print losses during one training.
 LEARNS = {"eqx", "linen", "lora", "many_machines", "sharded"}

@@ -1,5 +1,6 @@
 """Pictures: what is drawn, that nothing overlaps, that matplotlib is lazy."""
 
+import csv
 import subprocess
 import sys
 
@@ -21,6 +22,21 @@ def curves(labels, *shape):
   return {label: rng.uniform(0.5, 1.5, size=shape) for label in labels}
 
 
+def training_log(names, steps=20):
+  """As rows of `optax_mtl.diagnostics`; the first task comes and goes."""
+  rng = np.random.default_rng(1)
+  rows = []
+  for step in range(steps):
+    row = {"step": 10 * step, "alignment": rng.uniform(-1, 1)}
+    row["conflict_rate"] = rng.uniform()
+    for name in names:
+      row[f"weight/{name}"], row[f"norm/{name}"] = rng.uniform(0.5, 1.5, 2)
+      row[f"effective_rate/{name}"] = rng.normal()
+      row[f"present/{name}"] = step % 2 if name == names[0] else 1.0
+    rows.append(row)
+  return rows
+
+
 # Every function with many methods, seeds and tasks.
 FIGURES = {
   "learning_curves": lambda n: plot.learning_curves(
@@ -36,6 +52,7 @@ FIGURES = {
     curves(LABELS[:n], 5, 2), true_front=np.eye(2), rays=[[1, 0], [1, 2]]
   ),
   "gap_curves": lambda n: plot.gap_curves(curves(LABELS[:n], 3, 9)),
+  "diagnostics": lambda n: plot.diagnostics(training_log(LABELS[:n])),
 }
 
 
@@ -185,6 +202,43 @@ def test_rays_end_at_the_edge_of_the_axes():
   assert ax.get_xlim()[0] <= 0 <= ax.get_ylim()[0] + 0.1
 
 
+def test_diagnostics_draws_each_figure_of_a_log(tmp_path):
+  """From dicts, from a file, and from its rows read back: the same lines."""
+  log = training_log("ab")
+  for row in log:
+    row |= {"cosine/a/b": 0.5, "loss/a": 1.0, "run": "first"}
+  del log[3]["weight/a"]
+  path = tmp_path / "log.csv"
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    writer = csv.DictWriter(file, log[0])
+    writer.writeheader()
+    writer.writerows(log)
+  with open(path, newline="", encoding="utf-8") as file:
+    read_back = list(csv.DictReader(file))
+  titles = None
+  for given in (log, path, str(path), read_back):
+    figure = plot.diagnostics(given)
+    titles = [ax.get_title() for ax in figure.axes]
+    weights = dict(zip(titles, figure.axes, strict=True))["weights"]
+    first, second = (line.get_xydata() for line in weights.lines)
+    np.testing.assert_array_equal(first[:, 0], 10 * np.arange(20))
+    np.testing.assert_array_equal(second[:, 1], [r["weight/b"] for r in log])
+    assert np.isnan(first[3, 1]) and np.isfinite(np.delete(first, 3, 0)).all()
+  assert titles == [
+    *("weights", "lengths of the gradients", "effective learning rates"),
+    *("share of the steps", "cosines", "conflicting pairs", "alignment"),
+  ]
+  assert figure.axes[1].get_yscale() == "log"
+  texts = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert texts == ["a", "b", "a/b"]
+  # Nobody was away, so that need not be shown; one kind by itself.
+  always = [row | {"present/a": 1.0} for row in log]
+  assert len(plot.diagnostics(always).axes) == 6
+  (ax,) = plot.diagnostics(log, kinds=["alignment"], smooth=2).axes
+  values = [row["alignment"] for row in log]
+  np.testing.assert_allclose(ax.lines[0].get_ydata()[1], np.mean(values[:2]))
+
+
 def test_gap_curves_are_medians_on_a_floor():
   values = [[1.0, 0.1, 0.0], [1.0, 0.2, 0.0], [1.0, 0.9, 0.0]]
   (ax,) = plot.gap_curves({"mgda": values}, floor=1e-6).axes
@@ -222,6 +276,12 @@ def test_gap_curves_are_medians_on_a_floor():
     (lambda: plot.front({"a": [1, 2]}, rays=[1, 2]), r"rays.*\[K, 2\]"),
     (lambda: plot.front({"a": [1, 2]}, rays=[[0, -1]]), "rays.*nonnegative"),
     (lambda: plot.gap_curves({"a": [1.0]}, floor=0), "floor.*positive"),
+    (lambda: plot.diagnostics([]), "log.*empty"),
+    (lambda: plot.diagnostics([{"loss": 1.0}]), "log.*'weight/depth'.*'loss'"),
+    (
+      lambda: plot.diagnostics([{"norm/a": 1}], kinds=["norms"]),
+      "kinds.*norm,.*got norms",
+    ),
   ],
 )
 def test_bad_input_is_named(call, message):

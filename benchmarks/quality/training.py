@@ -218,7 +218,7 @@ def train(
   ) -> optax.GradientTransformationExtraArgs:
     tx = recipe.build(point)
     if recipe.conflicts:
-      tx = optax_mtl.track_conflicts(tx, problem.num_tasks)
+      tx = optax_mtl.track(tx, window=1)
     return optax.chain(tx, optax.adam(rate))
 
   def init_carry(params: Any, points: jax.Array, rates: jax.Array) -> Carry:
@@ -252,7 +252,9 @@ def train(
         losses,
         # A method that makes its update from the gradients has none.
         optax.tree.get(state, "weights", jnp.full_like(losses, jnp.nan)),
-        optax.tree.get(state, "conflict_rate", jnp.nan),
+        optax_mtl.diagnostics(state, cosines=False)["conflict_rate"]
+        if recipe.conflicts
+        else jnp.asarray(jnp.nan),
       )
       return (optax.apply_updates(params, updates), state), seen
 

@@ -76,8 +76,6 @@ def statistics_of(
   )
   off_diagonal = pairs & ~np.eye(gram.shape[1], dtype=bool)
   negative = (np.nan_to_num(cosines) < 0) & off_diagonal
-  present = counts.sum(axis=1)
-  units = np.where(pairs, np.nan_to_num(cosines), 0).sum(axis=(1, 2))
   # A mean over nothing, or a spread of one value, is NaN and says so.
   with (
     warnings.catch_warnings(),
@@ -103,5 +101,5 @@ def statistics_of(
         np.nan,
       ),
       conflict_rate=float(negative.sum() / max(1, off_diagonal.sum())),
-      alignment=2 * units / np.maximum(present, 1) ** 2 - 1,
+      alignment=np.asarray(metrics.alignment(gram, counts), np.float64),
     )

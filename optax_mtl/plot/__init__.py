@@ -4,6 +4,7 @@
 * `trade_offs`: two tasks against each other, and Pareto fronts.
 * `convergence`: how fast solvers arrive.
 * `diagnosis`: what `optax_mtl.diagnose` found.
+* `diagnostics`: what was logged of `optax_mtl.diagnostics`.
 
 Every function returns a `matplotlib.figure.Figure` and touches neither pyplot
 nor its settings: save it with `figure.savefig("name.png")`, or return it from a
@@ -16,6 +17,7 @@ outside the axes.
 
 from optax_mtl.plot.convergence import gap_curves as gap_curves
 from optax_mtl.plot.diagnosis import diagnosis as diagnosis
+from optax_mtl.plot.diagnostics import diagnostics as diagnostics
 from optax_mtl.plot.trade_offs import front as front
 from optax_mtl.plot.trade_offs import trade_off as trade_off
 from optax_mtl.plot.training import learning_curves as learning_curves

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from optax_mtl import linalg
 from optax_mtl.sources import masks
+from optax_mtl.sources.around import AroundTaskGradients
 from optax_mtl.sources.task_gradients import TaskGradients
 
 
-class ScaledTaskGradients(TaskGradients):
+class ScaledTaskGradients(AroundTaskGradients):
   """The gradients of `s_i L_i`, by those of `L_i`, wherever these come from.
 
   Attributes:
@@ -21,21 +22,8 @@ class ScaledTaskGradients(TaskGradients):
 
   def __init__(self, inner: TaskGradients, scales: jax.Array):
     """See the attributes."""
-    super().__init__(
-      inner.num_tasks,
-      names=inner.names,
-      shared=inner.shared,
-      heads=inner.heads,
-      present=inner.present,
-    )
-    self.at_params = inner.at_params
-    self.inner = inner
+    super().__init__(inner)
     self.scales = scales
-
-  @property
-  def params_like(self) -> Any:
-    """As in `TaskGradients`."""
-    return self.inner.params_like
 
   def finite(self) -> jax.Array:
     """As in `TaskGradients`."""
@@ -53,11 +41,6 @@ class ScaledTaskGradients(TaskGradients):
       return linalg.scaled(leaf, factors)
 
     return jax.tree.map(scale, rows)
-
-  def _measured(self, shared: Any, name: str) -> list[bool] | None:
-    if self.at_params:
-      return super()._measured(shared, name)
-    return self.inner._measured(shared, name)
 
   def _gram(self, mask: Sequence[bool] | None) -> jax.Array:
     return self._both_sides(self.inner._gram(mask), self.scales)

@@ -205,6 +205,33 @@ class TaskGradients(abc.ABC):
       )
     return self._cross_gram(other, mask)
 
+  def project(self, update: Any) -> jax.Array:
+    """Inner products with an update, over the trunk.
+
+    To first order a step `-η update` lowers loss `i` by `η` times entry `i`.
+
+    Args:
+      update: A tree with the structure of the params.
+
+    Returns:
+      Array [T], float32 (float64 under x64).
+
+    Raises:
+      ValueError: The inner products are not taken over the params' leaves.
+    """
+    if not self.at_params:
+      raise ValueError(
+        "An update is one of the params, and the gradients at a representation "
+        "have no inner product with it. Use another source."
+      )
+    mask = self._measured(None, "shared")
+    leaves = jax.tree.map(
+      lambda leaf, like: jnp.asarray(leaf).astype(like.dtype),
+      masks.pick(mask, update),
+      masks.pick(mask, self.params_like),
+    )
+    return self._project(leaves, mask)
+
   def combine(
     self,
     weights: jax.Array,

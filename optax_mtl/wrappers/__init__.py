@@ -19,12 +19,8 @@ from optax_mtl.wrappers.skip_nonfinite import (
   SkipNonfiniteState as SkipNonfiniteState,
 )
 from optax_mtl.wrappers.skip_nonfinite import skip_nonfinite as skip_nonfinite
-from optax_mtl.wrappers.track_conflicts import (
-  TrackConflictsState as TrackConflictsState,
-)
-from optax_mtl.wrappers.track_conflicts import (
-  track_conflicts as track_conflicts,
-)
+from optax_mtl.wrappers.track import TrackMemory as TrackMemory
+from optax_mtl.wrappers.track import track as track
 from optax_mtl.wrappers.weighted_then import (
   WeightedThenMemory as WeightedThenMemory,
 )

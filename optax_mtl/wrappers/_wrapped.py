@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from optax_mtl import _checks, _placement
-from optax_mtl._rule import WeightRule
+from optax_mtl._rule import Rule, WeightRule
 from optax_mtl._transformation import Method, View
 from optax_mtl.sources.stacked import as_task_gradients
 
@@ -136,12 +136,40 @@ def within_translators(
   return wrap(tx)
 
 
+def change_rule(
+  tx: _Transformation, change: Callable[[Method], Rule], wrapper: str
+) -> _Transformation:
+  """The same transformation, in which a method's rule has been changed.
+
+  Args:
+    tx: A method, or wrappers around one.
+    change: Function from the method to another rule.
+    wrapper: What errors call the wrapper.
+
+  Returns:
+    The transformation.
+
+  Raises:
+    TypeError: There is no method.
+  """
+  if isinstance(tx, Wrapped):
+    inner = change_rule(tx.inner, change, wrapper)
+    return cast(_Transformation, tx.rebuild(inner))
+  if not isinstance(tx, Method):
+    raise TypeError(
+      f"{wrapper} wraps a method of optax_mtl itself, got "
+      f"{type(tx).__name__}. Put it inside the chain: "
+      f"optax.chain({wrapper}(method, ...), optax.adam(...))."
+    )
+  return cast(_Transformation, tx.with_rule(change(tx)))
+
+
 def change_weights(
   tx: _Transformation,
   change: Callable[[int, WeightRule[Any]], WeightRule[Any]],
   wrapper: str,
 ) -> _Transformation:
-  """The same transformation, in which a method's rule has been changed.
+  """As `change_rule`, for what changes how weights come about.
 
   Args:
     tx: A method, or wrappers around one.
@@ -154,21 +182,16 @@ def change_weights(
   Raises:
     TypeError: There is no method, or it has no weights.
   """
-  if isinstance(tx, Wrapped):
-    inner = change_weights(tx.inner, change, wrapper)
-    return cast(_Transformation, tx.rebuild(inner))
-  if not isinstance(tx, Method):
-    raise TypeError(
-      f"{wrapper} wraps a method of optax_mtl itself, got "
-      f"{type(tx).__name__}. Put it inside the chain: "
-      f"optax.chain({wrapper}(method, ...), optax.adam(...))."
-    )
-  if not isinstance(tx.rule, WeightRule):
-    raise TypeError(
-      f"{wrapper} changes how weights come about, and {tx.name} has none: it "
-      "makes its update from the gradients themselves."
-    )
-  return cast(_Transformation, tx.with_rule(change(tx.num_tasks, tx.rule)))
+
+  def of_weights(method: Method) -> Rule:
+    if not isinstance(method.rule, WeightRule):
+      raise TypeError(
+        f"{wrapper} changes how weights come about, and {method.name} has "
+        "none: it makes its update from the gradients themselves."
+      )
+    return change(method.num_tasks, method.rule)
+
+  return change_rule(tx, of_weights, wrapper)
 
 
 def seen_through(

@@ -93,8 +93,7 @@ def _method(tx: optax.GradientTransformation) -> Method:
     raise TypeError(
       "weighted_then takes methods of optax_mtl themselves, got a "
       f"{type(tx).__name__}. Put what follows after it, in optax.chain, and "
-      "wrappers such as skip_nonfinite, accumulate and track_conflicts around "
-      "it."
+      "wrappers such as skip_nonfinite and accumulate around it."
     )
   if tx.views:
     raise TypeError(

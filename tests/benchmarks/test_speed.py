@@ -32,6 +32,7 @@ from benchmarks.speed import (  # noqa: E402
   decoders,
   each_loss,
   solver_times,
+  tracking,
 )
 
 #: What float32 loses at most in the updates below, relative to their length:
@@ -359,3 +360,24 @@ def test_threads_are_fixed_by_a_fresh_start():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   ).stdout
   assert out == "['-m', 'm', '--x'] 1\n"
+
+
+@pytest.mark.standard_promotion  # optax.adam mixes dtypes.
+def test_tracking(tmp_path, capsys):
+  """What is counted: a step without, and the ratios of the others."""
+  argv = ["--networks=small", "--tasks=2", "--methods=gradnorm", "--repeats=1"]
+  assert tracking.main([*argv, "--markdown", f"--out={tmp_path}"]) == 0
+  rows = json.loads((tmp_path / "tracking.json").read_text())["rows"]
+  assert [row["method"] for row in rows] == [
+    "gradnorm",
+    "refresh_every(gradnorm)",
+  ]
+  for row in rows:
+    assert row["ms"] > 0
+    assert list(row["ratios"]) == [
+      "tracked",
+      "tracked, read",
+      "a second matrix",
+    ]
+    assert all(ratio > 0 for ratio in row["ratios"].values())
+  assert "| small | stacked | gradnorm | 2 |" in capsys.readouterr().out

@@ -28,7 +28,7 @@ WRAPPERS = {
   ),
   "accumulate": lambda tx: optax_mtl.accumulate(tx, T, 2),
   "skip_nonfinite": optax_mtl.skip_nonfinite,
-  "track_conflicts": lambda tx: optax_mtl.track_conflicts(tx, T),
+  "track": optax_mtl.track,
   "per_task": lambda tx: optax.chain(
     optax_mtl.per_task(optax.scale_by_adam(), T), tx
   ),

@@ -351,7 +351,6 @@ def test_wrapper_arguments():
   for wrap in (
     lambda n: optax_mtl.accumulate(method, n, 2),
     lambda n: optax_mtl.per_task(optax.identity(), n),
-    lambda n: optax_mtl.track_conflicts(method, n),
   ):
     with pytest.raises(ValueError, match="num_tasks must be at least 1"):
       wrap(0)

@@ -17,7 +17,6 @@ AROUND = {
   "per_task": lambda tx: optax_mtl.per_task(tx, 2),
   "rename_args": lambda tx: optax_mtl.rename_args(tx, losses="mine"),
   "skip_nonfinite": optax_mtl.skip_nonfinite,
-  "track_conflicts": lambda tx: optax_mtl.track_conflicts(tx, 2),
 }
 
 

@@ -82,7 +82,6 @@ def test_a_wrapper_that_needs_a_method(wrapper):
 #: What may also follow a method in a chain.
 ANYWHERE = {
   "skip_nonfinite": (optax_mtl.skip_nonfinite, {}),
-  "track_conflicts": (lambda tx: optax_mtl.track_conflicts(tx, 2), {}),
   "from_extra_arg": (optax_mtl.from_extra_arg, {"grads": GRADS}),
 }
 

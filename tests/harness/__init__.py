@@ -10,6 +10,7 @@ from harness.expected import REFERENCES as REFERENCES
 from harness.expected import assert_close as assert_close
 from harness.expected import expected_weights as expected_weights
 from harness.expected import limited as limited
+from harness.figures import figures as figures
 from harness.inputs import EXPONENTS as EXPONENTS
 from harness.inputs import FAMILIES as FAMILIES
 from harness.inputs import NUM_STEPS as NUM_STEPS
@@ -54,7 +55,9 @@ from harness.runs import runner as runner
 from harness.runs import stepper as stepper
 from harness.runs import steps as steps
 from harness.tracing import as_text as as_text
+from harness.tracing import count as count
 from harness.tracing import is_random as is_random
 from harness.tracing import per_task_rows as per_task_rows
+from harness.tracing import products as products
 from harness.tracing import signature as signature
 from harness.tracing import traced as traced

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
 from harness.inputs import Data, extra_of, params
 from harness.methods import NUM_TASKS, build
@@ -49,3 +50,25 @@ def is_random(name: str) -> bool:
   """Whether the method draws random numbers: it keeps a key, uint32."""
   state = jax.eval_shape(lambda: build(name).init(params()))
   return any(leaf.dtype == jnp.uint32 for leaf in jax.tree.leaves(state))
+
+
+def count(jaxpr: Any, primitives: set[str]) -> int:
+  """How often primitives run: the bodies of loops count once per iteration."""
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name in primitives:
+      total += 1
+    factor = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+    for value in eqn.params.values():
+      for inner in value if isinstance(value, (list, tuple)) else (value,):
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns"):
+          total += factor * count(inner, primitives)
+  return total
+
+
+def products(function: Any, *args: Any) -> int:
+  """Dots in the program, after what is unused was dropped from it."""
+  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
+  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return count(jaxpr, {"dot_general"})

@@ -1,12 +1,11 @@
 """Trunk and heads in one backward pass where no head serves two tasks."""
 
+import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.interpreters import partial_eval
 from small_networks import normal
-from test_source_costs import count
 
 import optax_mtl
 from optax_mtl import _jax_programs
@@ -155,12 +154,6 @@ def test_trunk_and_heads_get_their_weights(loss_fn, monkeypatch):
       )
 
 
-def products(function, *args):
-  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return count(jaxpr, {"dot_general"})
-
-
 def test_a_loss_only_method_costs_one_backward_pass():
   """Products, and the compiled program's FLOPs, beside a plain step's."""
   params, grads_of = gradients(separable)
@@ -173,7 +166,7 @@ def test_a_loss_only_method_costs_one_backward_pass():
     weights = 1 / jnp.stack(losses if isinstance(losses, list) else [*losses])
     return losses, grads.combine(weights)
 
-  assert products(step, params) == products(plain, params)
+  assert harness.products(step, params) == harness.products(plain, params)
   flops = [
     jax.jit(f).lower(params).compile().cost_analysis()["flops"]
     for f in (step, plain)

@@ -6,35 +6,12 @@ import harness
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.interpreters import partial_eval
 from small_networks import T, normal
 
 import optax_mtl
 from optax_mtl._dtypes import solver_dtype
 
 every_method = pytest.mark.parametrize("name", harness.NAMES)
-
-
-def count(jaxpr, primitives):
-  """How often primitives run: the bodies of loops count once per iteration."""
-  total = 0
-  for eqn in jaxpr.eqns:
-    if eqn.primitive.name in primitives:
-      total += 1
-    factor = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
-    for value in eqn.params.values():
-      for inner in value if isinstance(value, (list, tuple)) else (value,):
-        inner = getattr(inner, "jaxpr", inner)
-        if hasattr(inner, "eqns"):
-          total += factor * count(inner, primitives)
-  return total
-
-
-def products(function, *args):
-  """Dots in the compiled program, after the compiler dropped what is unused."""
-  jaxpr = jax.make_jaxpr(function)(*args).jaxpr
-  jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-  return count(jaxpr, {"dot_general"})
 
 
 def deep_losses(params, x):
@@ -68,7 +45,7 @@ def step_products(name, source, summed=False):
     )
     return losses, updates, state
 
-  return products(run, params, x)
+  return harness.products(run, params, x)
 
 
 @every_method
@@ -104,7 +81,9 @@ def test_m_config_takes_one_backward_pass_whatever_the_number_of_tasks():
   params, _ = deep_network()
   tx = harness.build("m_config")
   grads = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), params)
-  own = products(lambda g, p: tx.update(g, tx.init(p), p), grads, params)
+  own = harness.products(
+    lambda g, p: tx.update(g, tx.init(p), p), grads, params
+  )
   assert step_products("m_config", "implicit") == own + one
 
 
@@ -124,7 +103,7 @@ def test_one_forward_pass():
       grads = optax_mtl.sources.as_task_gradients(grads, T)
       return losses, grads.gram(), grads.combine(jnp.ones(T, solver_dtype()))
 
-    return count(jax.make_jaxpr(run)(params, x).jaxpr, {"tanh"})
+    return harness.count(jax.make_jaxpr(run)(params, x).jaxpr, {"tanh"})
 
   for source in ("stacked", "implicit"):
     grads_of = optax_mtl.value_and_task_grads(deep_losses, source=source)

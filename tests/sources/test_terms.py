@@ -168,7 +168,7 @@ def test_an_absent_term(source):
   for wrap in (
     lambda tx: tx,
     optax_mtl.drop_nonfinite,
-    lambda tx: optax_mtl.track_conflicts(tx, 3),
+    optax_mtl.track,
     lambda tx: optax_mtl.accumulate(tx, 3, 1),
   ):
     tx = wrap(optax_mtl.mgda(3))

@@ -22,7 +22,7 @@ WRAPPERS = {
   "refresh": lambda tx: optax_mtl.refresh_every(tx, 2),
   "ema": lambda tx: optax_mtl.ema_weights(tx, 0.5),
   "skip": optax_mtl.skip_nonfinite,
-  "track": lambda tx: optax_mtl.track_conflicts(tx, T),
+  "track": lambda tx: optax_mtl.track(tx, 3),
 }
 
 
@@ -170,7 +170,7 @@ def test_every_wrapper_takes_every_kind_of_rule(name):
   method = harness.build(name)
   chain = optax.chain(method, optax.sgd(0.1))
   outer = [
-    optax_mtl.accumulate(method, T, 2),
+    optax_mtl.accumulate(optax_mtl.track(method), T, 2),
     optax_mtl.accumulate(chain, T, 2),
     optax_mtl.skip_nonfinite(chain),
     optax_mtl.drop_nonfinite(optax_mtl.on_trunk(chain, harness.SHARED)),
@@ -179,7 +179,7 @@ def test_every_wrapper_takes_every_kind_of_rule(name):
   outer += [
     optax_mtl.from_extra_arg(optax_mtl.rename_args(chain, losses="losses")),
     optax_mtl.log_losses(chain),
-    optax_mtl.weighted_then(harness.build("dwa"), method),
+    optax_mtl.weighted_then(harness.build("dwa"), optax_mtl.track(method)),
   ]
   if name in harness.weighing_kinds:
     outer += [

@@ -20,7 +20,7 @@ AROUND = {
   "drop": optax_mtl.drop_nonfinite,
   "logs": optax_mtl.log_losses,
   "skip": optax_mtl.skip_nonfinite,
-  "track": lambda tx: optax_mtl.track_conflicts(tx, T),
+  "track": optax_mtl.track,
   "accumulate": lambda tx: optax_mtl.accumulate(tx, T, 1),
   "refresh": lambda tx: optax_mtl.refresh_every(tx, 2),
   "ema": optax_mtl.ema_weights,

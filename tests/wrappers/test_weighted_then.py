@@ -82,7 +82,7 @@ def test_wrappers_inside_and_around():
     optax_mtl.on_tasks(optax_mtl.ema_weights(inner), [0, 1]),
     optax_mtl.log_losses(optax_mtl.on_trunk(inner, harness.SHARED)),
     optax_mtl.skip_nonfinite(optax_mtl.drop_nonfinite(inner)),
-    optax_mtl.accumulate(optax_mtl.track_conflicts(inner, T), T, 2),
+    optax_mtl.accumulate(optax_mtl.track(inner), T, 2),
     optax_mtl.weighted_then(inner, harness.build("pcgrad")),
     optax_mtl.weighted_then(harness.build("dtp"), inner),
   ):
@@ -108,7 +108,7 @@ REFUSED = {
   ),
   "a wrapper of chains": (
     lambda m: (optax_mtl.skip_nonfinite(m), m),
-    "skip_nonfinite, accumulate and track_conflicts around",
+    "skip_nonfinite and accumulate around",
   ),
   "a view": (
     lambda m: (m, optax_mtl.on_trunk(m, True)),
