@@ -1,6 +1,8 @@
 """Frank-Wolfe with exact line search: vanilla, away-step and pairwise.
 
-On `w` itself, with the Gram matrix divided by its largest diagonal entry.
+On `w` itself, with lengths in units of the middle of the longest and the
+shortest one: products of two lengths 1e30 apart are then within the range of
+float32, where in units of the longest a short gradient would be none.
 Reference: Lacoste-Julien & Jaggi, On the Global Linear Convergence of
 Frank-Wolfe Optimization Variants, NeurIPS 2015.
 
@@ -81,7 +83,10 @@ def method(
     multiplied by to be weights: ones.
   """
   present = gram.present
-  lengths = jnp.where(present, gram.relative_lengths, 1.0)
+  longest = jnp.max(jnp.where(present, gram.lengths, 0.0))
+  shortest = jnp.min(jnp.where(present, gram.lengths, jnp.inf))
+  middle = jnp.sqrt(longest) * jnp.sqrt(shortest)
+  lengths = jnp.where(present, gram.lengths / middle, 1.0)
   matrix = gram.cosines * lengths[:, None] * lengths[None, :]
 
   def vertex(index: Array) -> Array:

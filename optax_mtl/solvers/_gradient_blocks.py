@@ -130,8 +130,16 @@ def solve(
 
 def residual_of(start: Array, z: Array, slopes: Array, free: Array) -> Array:
   """The certificate's residual `[...]`, of arguments `[..., T]`."""
-  size = jnp.sum(jnp.abs(start + z), axis=-1)
-  return _nonneg_qp.kkt_residual(z, slopes, size, free)
+  return _nonneg_qp.kkt_residual(z, slopes, size_of(start, z), free)
+
+
+def size_of(start: Array, z: Array) -> Array:
+  """The size `[...]` of the terms of a slope, of arguments `[..., T]`.
+
+  Not that of the sums `start + z`: where what is added cancels a negative
+  entry, what is left is rounding, and no error is small beside that.
+  """
+  return jnp.sum(jnp.abs(start) + z, axis=-1)
 
 
 def _dots(left: Array, right: Array) -> Array:

@@ -140,7 +140,9 @@ def _solve(
   vanishes = dot(x, dot(matrix, x)) <= (
     _NEAR * prepared.eps * jnp.square(jnp.sum(x))
   )
-  residual = jnp.max(jnp.where(prepared.present, jnp.abs(at.error), 0.0))
+  # A weight too small for the dtype is 0, and its equation off by all of 1.
+  error = jnp.where(weights > 0, jnp.abs(at.error), 1.0)
+  residual = jnp.max(jnp.where(prepared.present, error, 0.0))
   return prepared.poison(weights), prepared.certify(
     residual, at.steps, tol, out_of_iterations=~at.done, stationary=vanishes
   )

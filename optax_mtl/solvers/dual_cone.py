@@ -61,15 +61,18 @@ def project_dual_cone(
       if `gram` has an entry between active tasks that is not finite.
     - A `Certificate`. With `y = M v` and everything at unit diagonal,
       `residual` is the largest `|y_i|` where `v_i > u_i` and `-y_i` elsewhere,
-      relative to `Σ_j |v_j|`, over all rows: the relative change of the entries
-      of the Gram matrix that would make the answer exact. `iterations` are the
+      relative to `Σ_j (|u_j| + v_j - u_j)`, over all rows: the relative change
+      of the entries of the Gram matrix that would make the answer exact, where
+      `u` has no negative entries and that is `Σ_j |v_j|`; of what is added to a
+      negative one, the rounding is the last word. `iterations` are the
       steps of the active-set method, each of them one linear system, of the row
       that took most of them; with `K > 1` rows and 12 tasks or more, the steps
       of conjugate gradients on all rows are added, and mostly are all.
 
   The norm of the projection inherits the rounding of the Gram matrix: with unit
-  diagonal, `‖d‖²` is off by at most `2 (ρ + c ε) ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ`
-  the residual and `c` a small number. Where gradients nearly cancel, `‖v‖₁` is
+  diagonal and no negative `u`, `‖d‖²` is off by at most
+  `2 (ρ + c ε) ‖v‖₁ (‖v‖₁ + ‖v*‖₁)`, with `ρ` the residual and `c` a small
+  number. Where gradients nearly cancel, `‖v‖₁` is
   much larger than `‖d‖`, and no solver that is given a float32 Gram matrix does
   better.
 
@@ -151,7 +154,7 @@ def _one_row(
   problem = _nonneg_qp.Problem(
     hessian=cosines,
     slope=lambda z: dot(cosines, start + z),
-    size=lambda z: jnp.sum(jnp.abs(start + z)),
+    size=lambda z: _gradient_blocks.size_of(start, z),
     free=free,
     residual=lambda z, slope: _gradient_blocks.residual_of(
       start, z, slope, free
