@@ -296,7 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       console.print(line_of(outcome, cases[number], number, why))
   console.print(table)
   if args.keep:
-    keep(WORST, kept)
+    # Those of other solvers stay.
+    keep(WORST, (load(WORST) if WORST.exists() else {}) | kept)
     output.say_wrote([WORST])
   return 1 if faults else 0
 

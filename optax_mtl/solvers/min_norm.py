@@ -132,7 +132,8 @@ def min_norm(
   `g_i` under `w*`). For rows of one length it is `gap / n^2`.
 
   Accuracy. In floating point the residual is known to about two machine
-  epsilons `eps`, of which one half is the rounding of `M` to its own dtype. So
+  epsilons `eps`, of which one half is the rounding of `M` to its own dtype; at
+  a vertex shorter than `s`, to `s / n_i` times that. So
 
       ||d||^2 <= ||d*||^2 + (tol + 2 eps) (s^2 + s*^2).
 
@@ -254,7 +255,10 @@ def _solve(
   """`min_norm` on checked arguments."""
   settled = _settled(gram)
   if len(gram.lengths) == 2 and variant == "wolfe":
+    # To a sum of 1: nearly parallel rows leave little of it, and the slopes that
+    # the residual is made of have terms of size 1 beside it.
     values = _two_rows(gram)
+    values = over(values, jnp.sum(values))
     problem = _hull_problem(gram)
     point = values * gram.relative_lengths
     residual = problem.residual(point, problem.slope(point))
