@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -22,6 +23,44 @@ def printed_by(*arguments, devices=None, paths=(ROOT,), **env):
     paths: Where it looks for modules; it runs in the first.
     **env: More environment variables.
   """
+  done = subprocess.run(
+    **_command(arguments, devices, paths, env), capture_output=True, timeout=600
+  )
+  assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-1000:]
+  return done.stdout
+
+
+def killed_at(line, *arguments, paths=(ROOT,), errors=None, **env):
+  """Kills the same with signal 9 as soon as it has printed a line.
+
+  Args:
+    line: The line.
+    *arguments: As in `printed_by`.
+    paths: As in `printed_by`.
+    errors: A file for what it writes to its standard error.
+    **env: More environment variables.
+  """
+  with (
+    open(errors, "w") as stderr,
+    subprocess.Popen(
+      **_command(arguments, None, paths, env),
+      stdout=subprocess.PIPE,
+      stderr=stderr,
+    ) as process,
+  ):
+    printed = []
+    for each in process.stdout:
+      printed.append(each.strip())
+      if printed[-1] == line:
+        process.kill()
+        break
+  seen = errors.read_text()[-4000:]
+  assert printed[-1:] == [line], (printed[-3:], seen)
+  assert process.returncode == -signal.SIGKILL, (process.returncode, seen)
+
+
+def _command(arguments, devices, paths, env):
+  """What `subprocess` is told."""
   env = (
     os.environ
     | {
@@ -35,13 +74,13 @@ def printed_by(*arguments, devices=None, paths=(ROOT,), **env):
       os.environ.get("XLA_FLAGS", "")
       + f" --xla_force_host_platform_device_count={devices}"
     )
-  done = subprocess.run(
-    [sys.executable, "-W", "error", "-W", _HALF_WRITTEN, *arguments],
-    cwd=paths[0],
-    env=env,
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )
-  assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-1000:]
-  return done.stdout
+  return {
+    "args": [
+      sys.executable,
+      *("-W", "error", "-W", _HALF_WRITTEN),
+      *map(str, arguments),
+    ],
+    "cwd": paths[0],
+    "env": env,
+    "text": True,
+  }
