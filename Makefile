@@ -23,8 +23,8 @@ COMPILER_FLAGS ?= --xla_backend_optimization_level=0 \
   --xla_cpu_use_fusion_emitters=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs check many-machines test-lowest \
-  test-newest generate clean
+.PHONY: help demo test lint types docs check many-machines nightly \
+  test-lowest test-newest generate clean
 
 help:
 	@echo "make demo         where methods tie, and where one decides; into out/"
@@ -34,6 +34,7 @@ help:
 	@echo "make docs         build the documentation; into docs/_build/html"
 	@echo "make check        all of lint, types, docs and test"
 	@echo "make many-machines  two processes with four devices each, against one"
+	@echo "make nightly      100,000 matrices a solver, 100,000 steps a method"
 	@echo "make test-lowest  the tests with the lowest supported versions"
 	@echo "make test-newest  the tests with the newest versions and Python"
 	@echo "make generate     write the generated parts of README and docs"
@@ -71,6 +72,13 @@ check: lint types docs test
 
 many-machines: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -n 0 tests/test_many_machines.py $(ARGS)
+
+# Both run to their end, and either may fail it.
+nightly: $(VENV)/.installed-bench
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m benchmarks.faults.fuzz $(ARGS); \
+	fuzz=$$?; \
+	JAX_PLATFORMS=cpu $(VENV)/bin/python -m benchmarks.faults.soak && \
+	exit $$fuzz
 
 # The same suite in environments of their own.
 test-lowest:

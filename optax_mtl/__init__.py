@@ -24,6 +24,7 @@ from optax_mtl._rule import solved as solved
 from optax_mtl._step import Step as Step
 from optax_mtl._transformation import Method as Method
 from optax_mtl._transformation import WeightState as WeightState
+from optax_mtl._version import __version__ as __version__
 from optax_mtl.diagnosis import Diagnosis as Diagnosis
 from optax_mtl.diagnosis import diagnose as diagnose
 from optax_mtl.methods.gradients import *
@@ -52,8 +53,6 @@ from optax_mtl.wrappers import rename_args as rename_args
 from optax_mtl.wrappers import skip_nonfinite as skip_nonfinite
 from optax_mtl.wrappers import track as track
 from optax_mtl.wrappers import weighted_then as weighted_then
-
-__version__ = "0.1.0"
 
 #: Method name -> the function that builds it. What is known about a method
 #: besides how it computes is its `info`, a `MethodInfo`; what it reads is found

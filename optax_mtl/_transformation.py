@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _placement, linalg
+from optax_mtl import _checks, _placement, _state_checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl._rule import Rule, UpdateRule
 from optax_mtl._step import Step, WatchedArgs, near_name
@@ -166,17 +166,17 @@ def as_method(
     step = Step(name, gradients, active, args)
     _checks.common_names(named | {"the extra args": step.names})
     if isinstance(rule, UpdateRule):
+      # Its memory may be shaped like the params; without them nobody can tell.
+      if params is not None:
+        wanted = jax.eval_shape(rule.init, params)
+        _state_checks.check_memory(name, state, wanted)
       new, state = rule.update(step, state)
       new = gradients.with_heads(new, active)
     else:
       if not isinstance(state, WeightState):
-        raise TypeError(
-          f"{name} needs its state, a WeightState as tx.init(params) makes it, "
-          f"got {type(state).__name__}: the state of a chain goes to the "
-          "chain, and what was read from a file is restored into "
-          "tx.init(params)."
-        )
-      _check_state(name, num_tasks, state, own_structure())
+        _state_checks.refuse(name, state, WeightState)
+      _state_checks.check_memory(name, state.memory, own_memory())
+      _check_number(name, num_tasks, state)
       memory = rule.observe(step, state.memory)
       weights, memory = rule.weigh(step, memory)
       weights = step.only_active(weights.astype(solver_dtype()))
@@ -189,9 +189,9 @@ def as_method(
     return like_params(new, params), state
 
   @functools.cache
-  def own_structure() -> Any:
-    """How a memory of this rule is nested; its arrays may be restored ones."""
-    return jax.tree.structure(jax.eval_shape(rule.init))
+  def own_memory() -> Any:
+    """A memory of this rule, as far as it can be told without computing it."""
+    return jax.eval_shape(rule.init)
 
   self = Method(init, update)
   self.name, self.num_tasks = name, num_tasks
@@ -199,17 +199,8 @@ def as_method(
   return self
 
 
-def _check_state(
-  method: str, num_tasks: int, state: WeightState, structure: Any
-) -> None:
-  """Raises if a state is that of another method or number of tasks."""
-  found = jax.tree.structure(state.memory)
-  if found != structure:
-    raise TypeError(
-      f"{method} was given the state of another method, or one of other "
-      f"settings: its memory is {found}, and not {structure}. A state comes "
-      "from init of the transformation that is updated."
-    )
+def _check_number(method: str, num_tasks: int, state: WeightState) -> None:
+  """Raises if a state is that of another number of tasks."""
   if jnp.shape(state.weights) != (num_tasks,):
     raise ValueError(
       f"{method} was built with num_tasks={num_tasks}, but its state has "

@@ -165,10 +165,12 @@ def cagrad(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
   mean_length = _over(np.ones_like(mass), mass)
   slack = slack[:, None] * (1 + _over(mean_length[:, None], given.lengths))
   true, slack = _furthest(_over(wrong, total[:, None]), said, slack, on)
-  at_zero = _over(length**2, size**2)
-  lower = (c >= 1) & (size > 0) & (at_zero < true)
-  true = np.where(lower, at_zero, true)
-  slack = np.where(lower, 2 * _ROUNDINGS * EPS, slack)
+  # With c >= 1 a vector that vanishes is optimal as well: either will do.
+  at_zero, of_zero = _over(length**2, size**2), 2 * _ROUNDINGS * EPS
+  either = (c >= 1) & (size > 0)
+  either &= (at_zero - said) / of_zero < (true - said) / slack
+  true = np.where(either, at_zero, true)
+  slack = np.where(either, of_zero, slack)
   formed = (weights >= 0).all(1) & _none_outside(weights, on)
   formed &= np.where(
     on.any(1), np.abs(weights.sum(1) - 1) <= 64 * EPS, weights.sum(1) == 0

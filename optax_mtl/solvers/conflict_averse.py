@@ -301,7 +301,7 @@ def cagrad_weights(
       relative to the square of the sum of the coefficients of `g_w`.
       `iterations` are the steps as in `max_iter`; 0 where a single task is the
       answer. Where gradients nearly cancel, a few times the default tolerance
-      may be all that float32 reaches, and 1e-3 where some are opposite to
+      may be all that float32 reaches, and 1e-2 where some are opposite to
       others and `c < 1`, at the kink: the status is `AT_ROUNDING` then. The
       mean `μ` is itself known to a few roundings of `Σ_j w_j ‖g_j‖`: beside
       gradients that are a million times shorter, that is more than they are.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks, _jax_internals, linalg
+from optax_mtl import _checks, _jax_internals, _state_checks, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
@@ -139,6 +139,7 @@ def accumulate(
     counts: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, AccumulateState]:
+    _state_checks.check_kind("accumulate", state, AccumulateState)
     source = as_task_gradients(updates, num_tasks, params)
     gradients = source.stacked()
     active = source.taking_part(active)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from optax_mtl import _checks
+from optax_mtl import _checks, _state_checks
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
   update_around,
@@ -83,6 +83,7 @@ def skip_nonfinite(
     params: Any = None,
     **extra_args: Any,
   ) -> tuple[Any, SkipNonfiniteState]:
+    _state_checks.check_kind("skip_nonfinite", state, SkipNonfiniteState)
     new, inner_state = update_around(
       "skip_nonfinite", inner_tx, updates, state.inner_state, params, extra_args
     )
