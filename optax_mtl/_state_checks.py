@@ -93,7 +93,7 @@ def refuse(owner: str, state: Any, kind: type[Any]) -> NoReturn:
     fields = [str(name) for name in cast(Mapping[Any, Any], state)]
   differs = ""
   if fields is not None:
-    differs = difference(fields, vars(kind)["_fields"])
+    differs = difference(fields, getattr(kind, "_fields", ()))
   came = type(state).__name__ + (f", which {differs}" if differs else "")
   article = "an" if kind.__name__[0] in "AEIOU" else "a"
   raise TypeError(

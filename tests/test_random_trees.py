@@ -107,9 +107,7 @@ def run(tx, problem, grads=None, *, steps=1, **extra):
 
 def assert_same(found, wanted):
   assert jax.tree.structure(found) == jax.tree.structure(wanted)
-  for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True
-  ):
+  for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
@@ -123,17 +121,21 @@ def test_an_update_is_like_the_params_and_finite(problem, name):
   num_tasks, params, _, active = problem
   updates, state = run(build(name, num_tasks), problem, active=active)
   assert jax.tree.structure(updates) == jax.tree.structure(params)
-  for u, p in zip(jax.tree.leaves(updates), jax.tree.leaves(params), strict=True):
+  for u, p in zip(
+    jax.tree.leaves(updates), jax.tree.leaves(params), strict=True
+  ):
     assert u.shape == p.shape and u.dtype == p.dtype
     assert np.isfinite(np.asarray(u, np.float32)).all()
   weights = np.asarray(state.weights)
-  assert np.isfinite(weights).all() and (weights[~np.asarray(active)] == 0).all()
+  assert (
+    np.isfinite(weights).all() and (weights[~np.asarray(active)] == 0).all()
+  )
 
 
 @few
 @hypothesis.given(problems(), methods, st.sampled_from([np.nan, np.inf]))
 def test_dropping_is_masking(problem, name, bad):
-  """What is not finite in an absent task's place, or is dropped, is not seen."""
+  """What is not finite is not seen: of a task that is absent, or dropped."""
   num_tasks, _, grads, active = problem
   spoilt = jax.tree.map(
     lambda g: jnp.where(
@@ -142,7 +144,9 @@ def test_dropping_is_masking(problem, name, bad):
     grads,
   )
   wanted = run(build(name, num_tasks), problem, active=active)
-  assert_same(run(build(name, num_tasks), problem, spoilt, active=active), wanted)
+  assert_same(
+    run(build(name, num_tasks), problem, spoilt, active=active), wanted
+  )
   dropping = optax_mtl.drop_nonfinite(build(name, num_tasks))
   assert_same(run(dropping, problem, spoilt), wanted)
 
@@ -199,7 +203,9 @@ def test_two_equal_batches_are_one(problem, name):
 def test_a_power_of_two_scales_the_update_and_nothing_else(problem, exponent):
   """No sum or root of what is scaled by a power of four is rounded anew."""
   num_tasks, _, grads, active = problem
-  scaled = jax.tree.map(lambda g: g * jnp.asarray(2.0**exponent, g.dtype), grads)
+  scaled = jax.tree.map(
+    lambda g: g * jnp.asarray(2.0**exponent, g.dtype), grads
+  )
   for name in ("equal_weighting", "mgda"):
     wanted, state = run(build(name, num_tasks), problem, active=active)
     found, other = run(build(name, num_tasks), problem, scaled, active=active)
@@ -233,7 +239,10 @@ def test_sources_agree_with_the_gradient_of_each_loss(problem, by_name):
   ]
   wanted = jax.tree.map(lambda *rows: jnp.stack(rows), *each)
   flat = np.concatenate(
-    [np.asarray(x, float).reshape(num_tasks, -1) for x in jax.tree.leaves(wanted)],
+    [
+      np.asarray(x, float).reshape(num_tasks, -1)
+      for x in jax.tree.leaves(wanted)
+    ],
     axis=1,
   )
   weights = jnp.where(active, rates, 0.0)

@@ -31,8 +31,10 @@ def test_a_run_survives(name):
 def test_the_weather_is_bad_enough():
   weather = soak.weather(0, 0, 4000, calm=False)
   for factor in soak.FACTORS:
-    wanted = np.isnan(weather.factor) if np.isnan(factor) else (
-      weather.factor == np.float32(factor)
+    wanted = (
+      np.isnan(weather.factor)
+      if np.isnan(factor)
+      else (weather.factor == np.float32(factor))
     )
     assert wanted.any()
   assert (~weather.active).all(1).any() and weather.active.all(1).any()

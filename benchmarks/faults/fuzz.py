@@ -3,11 +3,11 @@
     python -m benchmarks.faults.fuzz
     python -m benchmarks.faults.fuzz --count 1e4 --solvers min_norm --seed 7
 
-For each solver, so many problems of 1 to 40 tasks, a part of them absent, zero,
-duplicate, nearly parallel, up to 1e15 apart in scale, or not finite. Each answer
-is judged in float64, from the gradients (`benchmarks/faults/judges.py`). Prints
-what came out of them, the worst of them, and the faults; with a fault it ends
-with status 1. `--keep` writes the worst ones to `worst.npz`, which a test
+For each solver, so many problems of 1 to 40 tasks: tasks are absent, zero,
+duplicate, nearly parallel, as far apart as 1e-15 and 1e15, or not finite. Each
+answer is judged in float64, from the gradients (`benchmarks/faults/judges.py`).
+Prints what came out of them, the worst of them, and the faults; with a fault it
+ends with status 1. `--keep` writes the worst ones to `worst.npz`, which a test
 solves again.
 """
 
@@ -67,7 +67,9 @@ def judged(
   active = given.active.reshape(len(answer), *[1] * (answer.ndim - 2), -1)
   poisoned = np.where(active, np.isnan(answer), answer == 0).all(every)
   fine = (finite & good).reshape(-1, *[1] * (answer.ndim - 1))
-  verdict = subject.judge(given, np.where(fine, answer.astype(float), 0.0), said)
+  verdict = subject.judge(
+    given, np.where(fine, answer.astype(float), 0.0), said
+  )
   share = (verdict.true - said) / verdict.slack
   solved, ran_out = status == Status.SOLVED, status == Status.OUT_OF_ITERATIONS
   faults = {
@@ -162,7 +164,9 @@ def outcomes(name: str, all_groups: Sequence[Group], count: int) -> Outcome:
   numbers = np.concatenate([group.numbers for group in all_groups])
   order = np.argsort(numbers)
   assert len(order) == count
-  return Outcome(*(np.concatenate(leaf)[order] for leaf in zip(*parts, strict=True)))
+  return Outcome(
+    *(np.concatenate(leaf)[order] for leaf in zip(*parts, strict=True))
+  )
 
 
 def worst(outcome: Outcome) -> dict[int, str]:

@@ -274,9 +274,7 @@ def conflict_free(
   near = np.abs(square - 1) <= np.maximum(bound, 64 * EPS)
   formed &= np.where(nothing, dependent | ~on.any(1), near)
   return Verdict(
-    true=np.where(
-      nothing, on.any(1).astype(float), _spread(given, weights)
-    ),
+    true=np.where(nothing, on.any(1).astype(float), _spread(given, weights)),
     slack=np.full(len(size), 2 * _ROUNDINGS * EPS),
     formed=formed,
     stationary=dependent,

@@ -7,10 +7,10 @@ Every method trains a small network for 100,000 steps, as
 
     skip_nonfinite(chain(drop_nonfinite(method), clip_by_global_norm, adam)).
 
-After each step params and state have to be finite, and the weights as the method
-claims; over the run neither the process nor the number of live arrays may grow;
-and what follows, 2,000 calm steps, has to train. Prints a line a method, and
-ends with status 1 if anything fails. A chunk of steps is one call.
+After each step params and state have to be finite, and the weights as the
+method claims; over the run neither the process nor the number of live arrays
+may grow; and what follows, 2,000 calm steps, has to train. Prints a line a
+method, and ends with status 1 if anything fails. A chunk of steps is one call.
 """
 
 import functools
@@ -75,9 +75,7 @@ def weather(seed: int, number: int, steps: int, *, calm: bool) -> Weather:
     for step, task in np.argwhere(rng.random((steps, NUM_TASKS)) < 1 / 200):
       length = rng.integers(1, 21)
       factor[step : step + length, task] = rng.choice(FACTORS)
-  return Weather(
-    noise.astype(np.float32), active, factor.astype(np.float32)
-  )
+  return Weather(noise.astype(np.float32), active, factor.astype(np.float32))
 
 
 class Account(NamedTuple):
@@ -175,7 +173,9 @@ def new_run(name: str) -> Run:
     params, state, account, before = carry
     losses, grads = source(params, now.noise[0], now.factor)
     _, second = source(params, now.noise[1], now.factor)
-    extra = extra_of(losses, second.stacked() if "second_grads" in needs else None, before)
+    extra = extra_of(
+      losses, second.stacked() if "second_grads" in needs else None, before
+    )
     updates, new = tx.update(
       grads, state, params, active=jnp.asarray(now.active), **extra
     )
@@ -239,9 +239,7 @@ class Result(NamedTuple):
     found = {
       "steps not finite": int(self.account.not_finite),
       "steps off the method's claims": int(self.account.off_claims),
-      "steps with a weight where no task was": int(
-        self.account.absent_weighed
-      ),
+      "steps with a weight where no task was": int(self.account.absent_weighed),
       "live arrays more": max(self.grown_arrays, 0),
       "bytes more": self.grown_bytes * (self.grown_bytes > GROWTH_BYTES),
     }

@@ -255,8 +255,8 @@ def _solve(
   """`min_norm` on checked arguments."""
   settled = _settled(gram)
   if len(gram.lengths) == 2 and variant == "wolfe":
-    # To a sum of 1: nearly parallel rows leave little of it, and the slopes that
-    # the residual is made of have terms of size 1 beside it.
+    # To a sum of 1: nearly parallel rows leave little of it, and the slopes
+    # that the residual is made of have terms of size 1 beside it.
     values = _two_rows(gram)
     values = over(values, jnp.sum(values))
     problem = _hull_problem(gram)

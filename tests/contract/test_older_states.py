@@ -34,8 +34,8 @@ def restored(like, data):
     fields = re.findall(r"'(\w+)'", str(error))
     changelog = CHANGELOG.read_text()
     assert any(f"`{field}`" in changelog for field in fields), (
-      f"A kept state does not load any more: {error}. Say in CHANGELOG.md which "
-      "field came or went, with which version, and what to give for it."
+      f"A kept state does not load any more: {error}. Say in CHANGELOG.md "
+      "which field came or went, with which version, and what to give for it."
     )
     return None
 
@@ -131,7 +131,9 @@ def test_a_wrapper_names_what_is_missing(name, field):
   raw = tx.init(harness.params())._asdict()
   del raw[field]
   row = harness.row_of(harness.to_dtype(harness.data(), "float32"), 0)
-  with pytest.raises(TypeError, match=rf"{name} needs its state.*lacks {field}"):
+  with pytest.raises(
+    TypeError, match=rf"{name} needs its state.*lacks {field}"
+  ):
     tx.update(row.grads, raw, harness.params())
 
 

@@ -78,6 +78,8 @@ def test_a_wrong_answer_is_found():
   wrong = fuzz.judged(subject, given, answer + off, certificate)
   assert "less exact than it says" in wrong.fault[0]
   unsure = certificate._replace(status=np.array([4]))
-  assert "does not say so" in fuzz.judged(subject, given, answer, unsure).fault[0]
+  assert (
+    "does not say so" in fuzz.judged(subject, given, answer, unsure).fault[0]
+  )
   gone = fuzz.judged(subject, given, np.nan * answer, certificate)
   assert "is not finite" in gone.fault[0]
