@@ -158,7 +158,6 @@ IDLE = {
   "refresh_every": lambda tx, n, mask: optax_mtl.refresh_every(tx, 1),
   "ema_weights": lambda tx, n, mask: optax_mtl.ema_weights(tx, 0.0),
   "on_trunk": lambda tx, n, mask: optax_mtl.on_trunk(tx, mask),
-  "track_conflicts": lambda tx, n, mask: optax_mtl.track_conflicts(tx, n),
   "accumulate": lambda tx, n, mask: optax_mtl.accumulate(tx, n, 1),
   "rename_args": lambda tx, n, mask: optax_mtl.rename_args(tx, losses="other"),
   "chain": lambda tx, n, mask: optax.chain(tx, optax.identity()),

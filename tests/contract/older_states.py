@@ -26,9 +26,7 @@ _PLAIN = "mgda"
 WRAPPED = {
   "accumulate": lambda tx: optax_mtl.accumulate(tx, harness.NUM_TASKS, 2),
   "skip_nonfinite": optax_mtl.skip_nonfinite,
-  "track_conflicts": lambda tx: optax_mtl.track_conflicts(
-    tx, harness.NUM_TASKS
-  ),
+  "track": optax_mtl.track,
   "refresh_every": lambda tx: optax_mtl.refresh_every(tx, 3),
   "ema_weights": lambda tx: optax_mtl.ema_weights(tx, 0.5),
   "weighted_then": lambda tx: optax_mtl.weighted_then(

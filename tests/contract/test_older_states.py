@@ -122,7 +122,6 @@ def test_a_memory_of_another_version_is_refused_by_the_names_of_its_fields():
   [
     ("accumulate", "update_step"),
     ("skip_nonfinite", "skipped_total"),
-    ("track_conflicts", "conflict_rate"),
   ],
 )
 def test_a_wrapper_names_what_is_missing(name, field):
