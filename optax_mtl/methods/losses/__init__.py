@@ -9,10 +9,16 @@ from optax_mtl.methods.losses.famo import famo as famo
 from optax_mtl.methods.losses.fixed_weighting import (
   fixed_weighting as fixed_weighting,
 )
+from optax_mtl.methods.losses.gls import gls as gls
+from optax_mtl.methods.losses.imtl_l import imtl_l as imtl_l
 from optax_mtl.methods.losses.ntk_weighting import (
   ntk_weighting as ntk_weighting,
 )
 from optax_mtl.methods.losses.relobralo import relobralo as relobralo
+from optax_mtl.methods.losses.rlw import rlw as rlw
+from optax_mtl.methods.losses.scale_invariant import (
+  scale_invariant as scale_invariant,
+)
 from optax_mtl.methods.losses.softadapt import softadapt as softadapt
 from optax_mtl.methods.losses.uncertainty_weighting import (
   uncertainty_loss as uncertainty_loss,
