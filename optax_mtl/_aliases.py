@@ -48,6 +48,7 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
     Alias("gradnorm(T)", "GradNorm"),
     Alias("norm_balance(T, **NORM_BALANCE_SETTINGS['jaxpi'])", "jaxpi"),
   ),
+  "IGBv1": _row("igb(T, steps_per_epoch=k)", "IGB4MTL"),
   "IMTL": _row("imtl_g(T)", "LibMTL, nash-mtl"),
   "LS": _row("equal_weighting(T)", "nash-mtl"),
   "LinearScalarization": _row("fixed_weighting(T, weights)", "nash-mtl"),
@@ -63,8 +64,7 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
     "norm_balance(T, **NORM_BALANCE_SETTINGS['ntkmtl'])", "NTKMTL"
   ),
   "PseudoMomentumOperator": _row("m_config(T)", "ConFIG"),
-  "SI": _row("log_losses(equal_weighting(T))", "nash-mtl"),
-  "ScaleInvariant": _row("log_losses(equal_weighting(T))", "nash-mtl"),
+  "SI": _row("scale_invariant(T)", "nash-mtl"),
   "Sum": _row("equal_weighting(T)", "TorchJD, PhysicsNeMo"),
   "UW": _row("uncertainty_weighting(T)", "LibMTL, nash-mtl"),
   "calculate_adaptive_weight": _row(

@@ -134,8 +134,9 @@ def test_inject_hyperparams(name):
     for key, parameter in inspect.signature(function).parameters.items()
   }
   traced = {k for k, v in (defaults | example).items() if is_number(v)}
-  # A seed is no hyperparameter; an order fixes shapes.
-  traced -= {"seed", "order"} if name in ("graddrop", "softadapt") else set()
+  # A seed is no hyperparameter; an order and a number of groups fix shapes.
+  fixed = {"seed", "order", "num_groups"}
+  traced -= fixed if name in ("graddrop", "softadapt", "go4align") else set()
   static = tuple(set(defaults) - traced)
   tx = optax.inject_hyperparams(function, static_args=static)(
     harness.NUM_TASKS, **example

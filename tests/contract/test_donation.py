@@ -93,6 +93,7 @@ DONATED = {
   "graddrop": lambda ones: harness.build("graddrop"),
   "m_config": lambda ones: optax_mtl.m_config(T),
   "famo": lambda ones: optax_mtl.famo(T, min_losses=0 * ones),
+  "imtl_l": lambda ones: optax_mtl.imtl_l(T, initial_log_scales=ones),
   "relobralo": lambda ones: optax_mtl.relobralo(T),
   "weighted_then": lambda ones: optax_mtl.refresh_every(
     optax_mtl.weighted_then(

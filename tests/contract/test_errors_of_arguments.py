@@ -109,6 +109,7 @@ def test_settings_that_would_be_cut_or_ignored(build, words):
 SEEDED = {
   "pcgrad": lambda seed: optax_mtl.pcgrad(2, seed=seed),
   "relobralo": lambda seed: optax_mtl.relobralo(2, seed=seed),
+  "rlw": lambda seed: optax_mtl.rlw(2, seed=seed),
 }
 
 

@@ -53,6 +53,12 @@ BY_NAME = {
     lambda first: optax_mtl.gradnorm(3, initial_losses=first),
     [1.0, 2.0, 3.0],
   ),
+  "imtl_l": (
+    lambda s: optax_mtl.imtl_l(3, initial_log_scales=s),
+    [0.0, 1.0, 2.0],
+  ),
+  "stch, preference": (lambda p: optax_mtl.stch(3, p), [1.0, 2.0, 3.0]),
+  "stch, ideal": (lambda z: optax_mtl.stch(3, ideal=z), [0.1, 0.2, 0.3]),
   "famo": (lambda low: optax_mtl.famo(3, min_losses=low), [0.1, 0.2, 0.3]),
   "refresh_every": (
     lambda first: optax_mtl.refresh_every(

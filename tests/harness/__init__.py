@@ -34,6 +34,7 @@ from harness.inputs import to_dtype as to_dtype
 from harness.methods import KINDS as KINDS
 from harness.methods import NAMES as NAMES
 from harness.methods import NUM_TASKS as NUM_TASKS
+from harness.methods import ORDERED as ORDERED
 from harness.methods import OWN as OWN
 from harness.methods import PACKAGE as PACKAGE
 from harness.methods import TASKS as TASKS

@@ -46,6 +46,10 @@ def weighs(name: str) -> bool:
   return not isinstance(build(name).rule, optax_mtl.UpdateRule)
 
 
+#: Methods in which the tasks' order counts, since each is compared with the
+#: next one: a permutation of the tasks is another problem.
+ORDERED = ("ldc_mtl",)
+
 #: All methods that weigh, and all that make an update from the gradients.
 WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
 UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]

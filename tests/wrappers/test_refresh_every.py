@@ -112,6 +112,9 @@ OBSERVED = {
   "relobralo": ("balance", "recent_losses", "lookback_key"),
   "softadapt": ("loss_points", "points_seen"),
   "famo": ("task_logits", "last_losses", "loss_step"),
+  "igb": ("early_loss_sum", "early_losses_seen"),
+  "go4align": ("log_risks",),
+  "stch": ("lowest_losses", "lowest_losses_set"),
 }
 
 
@@ -136,7 +139,7 @@ def test_what_is_observed_goes_on(name):
   active = harness.cases()["absent"].active
   refreshes = np.arange(harness.NUM_STEPS) // 4 * 4
   assert (got.weights[~active[refreshes]] == 0).all()
-  if name in ("dwa", "dtp", "relobralo", "softadapt", "famo"):
+  if name in ("dwa", "dtp", "relobralo", "softadapt", "famo", "igb"):
     # These weigh by what they observed alone: right at each refresh.
     harness.assert_close(got.weights[::4], plain.weights[::4], 3.0, 1e-5)
 

@@ -110,15 +110,11 @@ def imtl_l(
     weights = jnp.exp(scales)
     learns = step.active & (step.losses >= 0) & (step.losses < jnp.inf)
     losses = jnp.where(learns, step.losses, jnp.ones_like(step.losses))
-    change, state = inner.step(
-      weights * losses - 1, memory.log_scale_optimizer
-    )
+    change, state = inner.step(weights * losses - 1, memory.log_scale_optimizer)
     moved = jnp.clip(scales + change, low, high).astype(scales.dtype)
     return weights, ImtlLMemory(
       log_scales=step.hold(moved, scales, learns),
-      log_scale_optimizer=step.hold(
-        state, memory.log_scale_optimizer, learns
-      ),
+      log_scale_optimizer=step.hold(state, memory.log_scale_optimizer, learns),
     )
 
   return WeightRule(weigh, init)
