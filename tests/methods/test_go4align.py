@@ -65,10 +65,10 @@ def test_risks():
 def test_losses_that_cannot_divide():
   for other in (0.0, np.nan, np.inf):
     close(weights(np.float32([2, other, 2]), 2), [1, 0, 1])
-  close(weights(np.zeros(2, np.float32), 1), [0, 0])
+  close(weights(np.zeros(3, np.float32), 1), [0, 0, 0])
   with pytest.raises(ValueError, match="must not be negative, since go4align"):
-    weights(np.float32([2, -1]), 1)
+    weights(np.float32([2, -1]), 2)
   with pytest.raises(ValueError, match=r"num_groups must lie in \[1, 2\]"):
     optax_mtl.go4align(2, 3)
-  found = jax.jit(lambda x: weights(x, 1))(jnp.array([2.0, -1.0]))
+  found = jax.jit(lambda x: weights(x, 2))(jnp.array([2.0, -1.0]))
   close(found, [1, 0])

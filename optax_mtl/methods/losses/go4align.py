@@ -86,6 +86,8 @@ def group_means(
   "NeurIPS 2024",
   url="https://arxiv.org/abs/2404.06486",
   weights_sum="free",
+  # With one group there is nothing to group.
+  example=lambda tasks: {"num_groups": min(2, len(tasks))},
   claims=["positive_weights", "scale_equivariant", "permutation_equivariant"],
 )
 def go4align(
@@ -129,12 +131,13 @@ def go4align(
 
   Example:
     >>> import jax.numpy as jnp
+    >>> import numpy as np
     >>> import optax_mtl
     >>> tx = optax_mtl.go4align(num_tasks=3, num_groups=2, rate=0.0)
     >>> state = tx.init(jnp.zeros(3))
     >>> losses = jnp.array([1.0, 1.0, 2.0])
     >>> _, state = tx.update(jnp.eye(3), state, losses=losses)
-    >>> print(state.weights.round(3))
+    >>> print(np.asarray(state.weights, float).round(3))
     [1.333 1.333 0.667]
 
   References:
@@ -161,7 +164,11 @@ def go4align(
     losses, counts = positive_losses(step, _WHY)
     total = jnp.sum(jnp.where(counts, losses, jnp.zeros_like(losses)))
     weights = shares(memory.log_risks, counts) * (total / losses)
-    if num_groups < num_tasks:
+    if num_groups == 1:
+      weights = jnp.where(counts, weights, jnp.zeros_like(weights))
+      mean = jnp.sum(weights) / count(counts, weights.dtype)
+      weights = jnp.full_like(weights, mean)
+    elif num_groups < num_tasks:
       weights = group_means(weights, counts, num_groups)
     return jnp.where(counts, weights, jnp.zeros_like(weights)), memory
 
