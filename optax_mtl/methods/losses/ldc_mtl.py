@@ -46,12 +46,13 @@ def difference_signs(values: jax.Array, counts: jax.Array) -> jax.Array:
     `s_i - s_{i-1}` [T] with `s_i` the sign of the difference to the next one
     that counts; 0 for those that do not.
   """
-  order = jnp.argsort(~counts, stable=True)
-  ordered, there = values[order], counts[order]
-  signs = jnp.sign(ordered[:-1] - ordered[1:])
-  signs = jnp.where(there[1:], signs, jnp.zeros_like(signs))
-  slopes = jnp.pad(signs, (0, 1)) - jnp.pad(signs, (1, 0))
-  return jnp.zeros_like(values).at[order].set(slopes)
+  place = jnp.cumsum(counts.astype(jnp.int32))
+  both = counts[:, None] & counts[None, :]
+  # Entry (i, j): whether j is the next one after i.
+  follows = both & (place[None, :] == place[:, None] + 1)
+  signs = jnp.sign(values[:, None] - values[None, :])
+  signs = jnp.where(follows, signs, jnp.zeros_like(signs))
+  return jnp.sum(signs, axis=1) - jnp.sum(signs, axis=0)
 
 
 @method(
