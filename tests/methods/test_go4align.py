@@ -11,18 +11,17 @@ from benchmarks.reference.methods.go4align import group_means as by_trying
 from optax_mtl.methods.losses.go4align import group_means
 
 
-@pytest.mark.parametrize("num_groups", [2, 3])
-def test_k_means_is_exact(num_groups):
+def test_k_means_is_exact():
   """Beside trying all groups; those that do not count are not looked at."""
-  rng = np.random.default_rng(num_groups)
+  rng = np.random.default_rng(0)
   values = np.exp(2 * rng.standard_normal((40, 7))).astype(np.float32)
   counts = rng.uniform(size=(40, 7)) < 0.7
   counts[0] = False
-  solve = jax.jit(jax.vmap(lambda x, there: group_means(x, there, num_groups)))
+  solve = jax.jit(jax.vmap(lambda x, there: group_means(x, there, 3)))
   found = np.asarray(solve(values, counts))
   for row, mean, there in zip(values, found, counts, strict=True):
     if there.any():
-      close(mean[there], by_trying(np.float64(row[there]), num_groups))
+      close(mean[there], by_trying(np.float64(row[there]), 3))
   # At the ends of the range, where squares leave it.
   for scale in (1e-30, 1e30):
     close(solve(values * np.float32(scale), counts) / scale, found, 1e-5)
