@@ -114,9 +114,9 @@ def go4align(
   the same for any K: that of `q`, which is T where all losses are equal and
   grows with their spread.
 
-  With one group, the default and what the authors' runs are said to use, all
-  tasks have the same weight: it is equal weighting times a number, and does
-  nothing about losses of different scales. With T groups each has its own `q`.
+  With one group, the default and the authors' setting, all tasks have the same
+  weight: it is equal weighting times a number, and does nothing about losses of
+  different scales. With T groups each has its own `q`.
 
   The k-means is exact, where the authors' starts from random centres and may
   end elsewhere. `η` has the unit of `1 / L`: losses in the thousands
