@@ -80,9 +80,9 @@ def rlw(
   * "dirichlet": uniform over all weights that sum to 1.
 
   Absent tasks take no number: the others weigh as if there were no more.
-  In the authors' code, LibMTL, the Bernoulli numbers are the weights themselves,
-  drawn again where none is in, and Dirichlet's go through a softmax too. Some
-  others, such as IGB4MTL, multiply the weights by T.
+  In the authors' code, LibMTL, the Bernoulli numbers are the weights
+  themselves, drawn again where none is in, and Dirichlet's go through a softmax
+  too. Some others, such as IGB4MTL, multiply the weights by T.
 
   Args:
     num_tasks: The number of tasks `T`.
