@@ -36,7 +36,8 @@ All pieces begin with
 
 To find the operation that makes the first NaN,
 `jax.config.update("jax_debug_nans", True)` works through all methods: none
-computes a NaN on its way to a finite update.
+computes a NaN on its way to a finite update. Figures of
+[`diagnostics`](diagnostics.md) that nothing defines are NaN, and raise then.
 """
 
 
@@ -44,8 +45,9 @@ def _row(slip: slips.Slip, words: str | None) -> str:
   code = f"### {slip.title}\n\n```python\n{slip.code}\n```\n\n"
   if slip.error is None:
     return f"{code}Accepted. {textwrap.fill(slip.why, 86)}\n"
+  kind = "a warning: " if issubclass(slip.error, Warning) else ""
   told = textwrap.fill(
-    str(words), 86, break_long_words=False, break_on_hyphens=False
+    f"{kind}{words}", 86, break_long_words=False, break_on_hyphens=False
   )
   return f"{code}```text\n{told}\n```\n"
 

@@ -109,20 +109,36 @@ def _one(
   )
 
 
-def _task_names(names: Any, num_tasks: int) -> tuple[str, ...]:
-  """One name a task, of what has them."""
+def _no_names(names: Any) -> TypeError:
+  """What to say of something that holds no names."""
+  return TypeError(
+    "names must be the losses as a dict by the tasks' names, or a sequence of "
+    f"names in the order of the rows, got {type(names).__name__}."
+  )
+
+
+def _task_names(
+  names: Any, num_tasks: int, leading_axes: int = 0
+) -> tuple[str, ...]:
+  """One name a task, of what has them: losses have these leading axes alone."""
   if names is None:
     return tuple(str(task) for task in range(num_tasks))
   if isinstance(names, TaskGradients):
     found = names.names or _task_names(None, names.num_tasks)
   elif isinstance(names, Mapping):
+    for name, value in names.items():
+      nested = isinstance(value, (Mapping, list, tuple))
+      if nested or getattr(value, "ndim", 0) > leading_axes:
+        raise TypeError(
+          f"names must be the losses, got a dict whose {name!r} is no scalar: "
+          "the keys of gradients and params are no tasks' names."
+        )
     found = _checks.task_names(names) or ()
   elif isinstance(names, str) or not isinstance(names, Sequence):
-    raise TypeError(
-      "names must be the losses as a dict by the tasks' names, or a sequence "
-      f"of names in the order of the rows, got {type(names).__name__}."
-    )
+    raise _no_names(names)
   else:
+    if not all(isinstance(name, (str, int)) for name in names):
+      raise _no_names(names)
     found = tuple(str(name) for name in names)
   if len(found) != num_tasks or len(set(found)) != num_tasks:
     raise ValueError(
@@ -186,7 +202,7 @@ def diagnostics(
     Name -> scalar, in the order of the names.
 
   Raises:
-    TypeError: `names` holds none.
+    TypeError: `names` holds none, or `learning_rate` is a schedule.
     ValueError: `track` is around no method in this optimizer, or around several
       of that path; or the names are not those of T tasks.
 
@@ -223,7 +239,12 @@ def diagnostics(
   # Some frameworks wrap the arrays.
   rows = jax.tree.map(jnp.asarray, memory._replace(inner=None))
   num_tasks = rows.gram_rows.shape[-1]
-  task_names = _task_names(names, num_tasks)
+  task_names = _task_names(names, num_tasks, rows.gram_rows.ndim - 3)
+  if callable(learning_rate):
+    raise TypeError(
+      "learning_rate must be a number, got a function: of a schedule, pass the "
+      "rate of this step, schedule(step)."
+    )
   rate = jnp.asarray(learning_rate, rows.slope_rows.dtype)
   of_tasks, of_pairs, of_all = _means(rows, rate, cosines)
   figures = {

@@ -185,7 +185,9 @@ def as_method(
       if rule.max_norm is not None:
         new = _limit_norm(new, rule.max_norm, gradients.shared)
     _refuse_unread_weights(name, args)
-    _warn_of_slips(name, {**extra_args, "active": given}, args.asked)
+    warn_of_slips(
+      name, {**extra_args, "active": given}, {"active", *args.asked}
+    )
     return like_params(new, params), state
 
   @functools.cache
@@ -228,8 +230,8 @@ def _refuse_unread_weights(method: str, args: WatchedArgs) -> None:
   )
 
 
-def _warn_of_slips(
-  method: str, given: Mapping[str, Any], asked: set[str]
+def warn_of_slips(
+  owner: str, given: Mapping[str, Any], asked: set[str]
 ) -> None:
   """Warns of extra args that have all but the name of one that is not there.
 
@@ -237,16 +239,16 @@ def _warn_of_slips(
   of an argument which the method would use is most likely meant for it.
 
   Args:
-    method: The method's name.
+    owner: The name of the method, or of what else takes some.
     given: The extra args of the update, as they came.
-    asked: Which of them the rule looked for.
+    asked: Which of them it looked for.
   """
-  others = [name for name in given if name not in asked and name != "active"]
-  for wanted in sorted({"active", *asked}):
+  others = [name for name in given if name not in asked]
+  for wanted in sorted(asked):
     near = near_name(wanted, others)
     if given.get(wanted) is None and near is not None:
       warnings.warn(
-        f"{method} takes {wanted}=, and this update has {near}= in its place, "
+        f"{owner} takes {wanted}=, and this update has {near}= in its place, "
         f"which no method reads. If it is meant for another transformation of "
         "the chain, optax_mtl.rename_args gives it another name.",
         stacklevel=2,

@@ -327,3 +327,19 @@ def test_saved_and_restored(tmp_path):
     for key, value in want.items():
       np.testing.assert_array_equal(found[key], value)
   assert optax_mtl.diagnostics(optimizer.opt_state).keys() == want.keys()
+
+
+def test_what_is_no_name_and_no_rate():
+  """Keys of gradients are those of params; a schedule is no rate."""
+  tx = optax_mtl.track(optax_mtl.mgda(2))
+  state = tx.init({"w": jnp.zeros(2), "b": jnp.zeros(2)})
+  for grads in (
+    {"w": jnp.eye(2), "b": jnp.eye(2)},
+    {"w": {"x": 1.0}, "b": {"x": 1.0}},
+  ):
+    with pytest.raises(TypeError, match="no tasks' names"):
+      optax_mtl.diagnostics(state, grads)
+  with pytest.raises(TypeError, match="got WeightState"):
+    optax_mtl.diagnostics(state, state)
+  with pytest.raises(TypeError, match=r"schedule\(step\)"):
+    optax_mtl.diagnostics(state, learning_rate=optax.constant_schedule(0.1))

@@ -221,7 +221,7 @@ def test_adam_then_lbfgs():
   """On two paraboloids it ends where their weighted sum is lowest."""
   _run(
     "import jax, jax.numpy as jnp, numpy as np, optax, optax_mtl\n"
-    "targets = {'a': jnp.array([1.0, 0.0]), 'b': jnp.array([0.0, 3.0])}\n"
+    "targets = {'b': jnp.array([1.0, 0.0]), 'a': jnp.array([0.0, 3.0])}\n"
     "def loss_fn(params):\n"
     "  return {k: jnp.sum((params - t) ** 2) for k, t in targets.items()}\n"
     "tx = optax.chain(optax_mtl.mgda(2), optax.adam(0.1))\n"
@@ -232,7 +232,8 @@ def test_adam_then_lbfgs():
     "  update, opt_state = tx.update(grads, opt_state, params, losses=losses)\n"
     "  params = optax.apply_updates(params, update)\n"
     + _of_composition("optax.lbfgs()")
-    + "best = weights @ jnp.stack(list(targets.values())) / weights.sum()\n"
+    + "best = weights @ jnp.stack([targets['a'], targets['b']])\n"
+    "best = best / weights.sum()\n"
     # Steps end where float32 sees no fall: at the root of its epsilon.
     "np.testing.assert_allclose(params, best, atol=2e-3)\n"
   )

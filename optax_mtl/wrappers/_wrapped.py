@@ -158,8 +158,9 @@ def change_rule(
   if not isinstance(tx, Method):
     raise TypeError(
       f"{wrapper} wraps a method of optax_mtl itself, got "
-      f"{type(tx).__name__}. Put it inside the chain: "
-      f"optax.chain({wrapper}(method, ...), optax.adam(...))."
+      f"{type(tx).__name__}. Put it inside the chain, "
+      f"optax.chain({wrapper}(method, ...), optax.adam(...)), and inside of "
+      f"hyperparameters, inject_hyperparams(lambda ...: {wrapper}(method))."
     )
   return cast(_Transformation, tx.with_rule(change(tx)))
 

@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 
 from optax_mtl import _checks, _jax_internals, _state_checks, linalg
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl._transformation import warn_of_slips
 from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.wrappers._wrapped import (
   Wrapped,
@@ -59,6 +60,9 @@ def accumulate(
   each mean is over. What is averaged is then weighted by them, which gives the
   mean over all labels, and a task with a count of zero is absent; a mean of the
   batches' means would give a label more weight, the fewer there are beside it.
+  A count that is negative is an error where it is known, and counts as zero
+  under `jit`; one that is NaN shows in the update. Give counts with each of the
+  k batches or with none: a batch without them counts as one label.
 
   Args:
     inner: A method, or a chain that begins with one.
@@ -144,6 +148,7 @@ def accumulate(
     gradients = source.stacked()
     active = source.taking_part(active)
     number = jnp.ones((num_tasks,), solver_dtype())
+    warn_of_slips("accumulate", {**extra_args, "counts": counts}, {"counts"})
     if counts is not None:
       _checks.common_names(
         {
@@ -154,6 +159,7 @@ def accumulate(
       )
       number = _checks.task_vector(counts, num_tasks, "counts")
       _checks.check_not_negative(number, "counts=", "since they count labels")
+      number = jnp.maximum(number, 0)
       # A count that is not finite shows, and is no task's absence.
       active = (number != 0) & (True if active is None else active)
     present = jnp.ones((num_tasks,), jnp.bool_) if active is None else active
@@ -194,7 +200,7 @@ def accumulate(
       elif losses is not None:
         extra["losses"] = mean(loss_sum)
       if active is not None:
-        extra["active"] = count > 0
+        extra["active"] = count != 0
       new, inner_state = inner_tx.update(
         cast(Any, means), inner_state, params, **extra
       )

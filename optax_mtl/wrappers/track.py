@@ -140,6 +140,7 @@ def _measured(step: Step) -> tuple[Step, jax.Array, jax.Array]:
 
 
 def _record(
+  window: int,
   memory: TrackMemory,
   inner: Any,
   gram: jax.Array,
@@ -148,7 +149,12 @@ def _record(
   slopes: jax.Array | None,
 ) -> TrackMemory:
   """The memory with the rows of one step."""
-  window = memory.counted_rows.shape[0]
+  if memory.counted_rows.shape[0] != window:
+    raise ValueError(
+      f"track was built with window={window}, but its state has "
+      f"{memory.counted_rows.shape[0]} rows: it is that of another window. "
+      "Start with init, or build it with the window of the state."
+    )
 
   def write(rows: jax.Array, row: jax.Array) -> jax.Array:
     row = row.astype(rows.dtype)
@@ -194,7 +200,7 @@ def _of_weights(rule: WeightRule[Any], window: int, num_tasks: int) -> Rule:
       norm = jnp.sqrt(jnp.maximum(jnp.sum(mine * slopes), 0))
       limit = jnp.asarray(rule.max_norm, norm.dtype)
       slopes *= jnp.where(norm > limit, limit / norm, jnp.ones_like(norm))
-    memory = _record(memory, inner, gram, counted, weights, slopes)
+    memory = _record(window, memory, inner, gram, counted, weights, slopes)
     return weights, memory
 
   return WeightRule(weigh, init, observe, rule.max_norm)
@@ -213,6 +219,6 @@ def _of_update(rule: UpdateRule[Any], window: int, num_tasks: int) -> Rule:
     if step.gradients.at_params:
       slopes = step.gradients.project(new)
       slopes = jnp.where(counted, slopes, jnp.zeros_like(slopes))
-    return new, _record(memory, inner, gram, counted, None, slopes)
+    return new, _record(window, memory, inner, gram, counted, None, slopes)
 
   return UpdateRule(update, init)

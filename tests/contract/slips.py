@@ -152,7 +152,7 @@ GROUPS: dict[str, list[Slip]] = {
     Slip(
       "`every_k` that is no whole number",
       "optax_mtl.accumulate(mgda, 2, every_k=2.5)",
-      (TypeError, ValueError),
+      ValueError,
       "every_k",
     ),
     Slip(
@@ -175,6 +175,14 @@ GROUPS: dict[str, list[Slip]] = {
       "broadcasts the params to their shape. Freeze after the method: "
       "`chain(method, masked(set_to_zero(), mask), ...)`. "
       "`optax_mtl.integrations.flax.TrainState` refuses such updates.",
+    ),
+    Slip(
+      "`init` with the gradients in the place of the params",
+      "tx = optax.chain(mgda, optax.adam(0.1))\n"
+      "updates, _ = tx.update(grads, tx.init(grads), params)",
+      holds="updates['f'].shape == (2, 2)",
+      why="Adam's moments have the gradients' shapes then, and so have its "
+      "updates. `init` takes the params, as everywhere in optax.",
     ),
     Slip(
       "`optax.contrib.sam` around one method",
@@ -200,6 +208,12 @@ GROUPS: dict[str, list[Slip]] = {
       "takes active=, .* has actve=",
     ),
     Slip(
+      "`counts=` of `accumulate` misspelt",
+      "update(optax_mtl.accumulate(mgda, 2, 4), count=jnp.array([3, 1]))",
+      UserWarning,
+      "accumulate takes counts=, .* has count=",
+    ),
+    Slip(
       "Values for tasks of other names",
       'tx = optax_mtl.fixed_weighting(2, {"a": 1.0, "c": 2.0})\n'
       "update(tx, losses=losses)",
@@ -209,13 +223,13 @@ GROUPS: dict[str, list[Slip]] = {
     Slip(
       "Weights for a method that has its own",
       "update(mgda, weights=jnp.array([1.0, 2.0]))",
-      (TypeError, ValueError),
+      TypeError,
       "weights",
     ),
     Slip(
       "A mask of numbers",
       "update(mgda, active=jnp.array([1.0, 0.0]))",
-      (TypeError, ValueError),
+      TypeError,
       "bool",
     ),
     Slip(

@@ -145,3 +145,20 @@ def test_counts_are_checked():
   ):
     with pytest.raises(ValueError, match=message):
       tx.update(jnp.eye(2), state, losses={"a": 1.0, "b": 2.0}, counts=counts)
+
+
+def test_counts_that_are_nan_or_negative():
+  """NaN shows; a negative one, which `jit` does not know, counts as zero."""
+  tx = optax_mtl.accumulate(optax_mtl.equal_weighting(2), 2, 2)
+
+  @jax.jit
+  def after(counts):
+    state = tx.init(jnp.zeros(1))
+    for rows, number in zip(([1.0, 0.0], [5.0, 0.0]), counts, strict=True):
+      rows = jnp.array(rows)[:, None]
+      updates, state = tx.update(rows, state, counts=number)
+    return updates
+
+  counts = jnp.array([[jnp.nan, 1.0], [3.0, 1.0]])
+  assert jnp.isnan(after(counts)).all()
+  assert after(counts.at[0, 0].set(-1.0)).tolist() == [5.0]

@@ -277,3 +277,11 @@ def test_arguments():
     optax_mtl.track(method, 10.0)
   with pytest.raises(ValueError, match="window must lie in"):
     optax_mtl.track(method, 0)
+
+
+def test_a_state_of_another_window():
+  """Its rows would be written where `window` says, and read where they are."""
+  tx = optax_mtl.track(optax_mtl.equal_weighting(2), 9)
+  other = optax_mtl.track(optax_mtl.equal_weighting(2), 2)
+  with pytest.raises(ValueError, match="window=9, but its state has 2 rows"):
+    tx.update(jnp.eye(2), other.init(jnp.zeros(2)), jnp.zeros(2))
