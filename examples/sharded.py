@@ -11,6 +11,9 @@ import os
 # Before JAX is imported: it makes its devices once.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Eight threads a device: each waits for the others in one, and several sums may
+# be under way.
+os.environ["NPROC"] = "64"
 
 import collections  # noqa: E402
 import re  # noqa: E402

@@ -59,6 +59,20 @@ def killed_at(line, *arguments, paths=(ROOT,), errors=None, **env):
   assert process.returncode == -signal.SIGKILL, (process.returncode, seen)
 
 
+def with_devices(number):
+  """What a process's environment says for it to have so many CPU devices.
+
+  Each device waits for the others in a thread of one pool, in one for each of
+  several sums that do not depend on each other. With as many threads as devices
+  those of one sum can take what another needs, and all wait for ever.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  return {
+    "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count={number}",
+    "NPROC": str(8 * number),
+  }
+
+
 def _command(arguments, devices, paths, env):
   """What `subprocess` is told."""
   env = (
@@ -70,10 +84,7 @@ def _command(arguments, devices, paths, env):
     | env
   )
   if devices is not None:
-    env["XLA_FLAGS"] = (
-      os.environ.get("XLA_FLAGS", "")
-      + f" --xla_force_host_platform_device_count={devices}"
-    )
+    env |= with_devices(devices)
   return {
     "args": [
       sys.executable,

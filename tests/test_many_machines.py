@@ -12,6 +12,7 @@ import textwrap
 
 import numpy as np
 import pytest
+from alone import with_devices
 
 ROOT = pathlib.Path(__file__).parents[1]
 EPS = np.finfo(np.float32).eps
@@ -154,8 +155,7 @@ def _two(arguments):
   env = os.environ | {
     "JAX_PLATFORMS": "cpu",
     "PYTHONPATH": str(ROOT),
-    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4",
+    **with_devices(4),
     "JAX_COORDINATOR_ADDRESS": address,
     "NUM_PROCESSES": "2",
   }
