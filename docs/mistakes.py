@@ -34,6 +34,14 @@ All pieces begin with
 ```python
 {prelude}```
 
+Gradients of an implicit source are no tree of arrays. What takes them for one
+without asking them says so in words of its own: `jit`, `scan` and `cond` that
+return them ("not a valid JAX type"), `optax.masked` and `optax.partition`
+("pytree structure error"), `nnx.Optimizer` ("tuple index out of range"). Call
+the method's update in the same jitted function, put the method before `masked`
+and `partition`, and call `tx.update` yourself
+[in NNX](integrations.md#flax-nnx); or take the stacked source.
+
 To find the operation that makes the first NaN,
 `jax.config.update("jax_debug_nans", True)` works through all methods: none
 computes a NaN on its way to a finite update. Figures of
