@@ -46,6 +46,14 @@ def check_num_tasks(num_tasks: Any) -> int:
   return int(num_tasks)
 
 
+def check_bounds(name: str, bounds: tuple[Any, Any]) -> tuple[Any, Any]:
+  """The two ends of an interval; raises if it is known to be empty."""
+  low, high = bounds
+  if is_python_number(low) and is_python_number(high) and low >= high:
+    raise ValueError(f"{name} must be (low, high) with low < high: {bounds}.")
+  return low, high
+
+
 def check_range(
   name: str,
   value: Any,

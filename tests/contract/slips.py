@@ -6,6 +6,7 @@ while tracing, has what then happens in the place of an error.
 """
 
 import dataclasses
+import functools
 import warnings
 from typing import Any
 
@@ -294,8 +295,9 @@ GROUPS: dict[str, list[Slip]] = {
 }
 
 
-def namespace() -> dict[str, Any]:
-  """What the rows' code sees."""
+@functools.cache
+def _begun() -> dict[str, Any]:
+  """What is there after the prelude, which runs once for all rows."""
   names: dict[str, Any] = {
     "contrib": contrib,
     "jax": jax,
@@ -309,7 +311,7 @@ def namespace() -> dict[str, Any]:
 
 def said(slip: Slip) -> str | None:
   """Runs a row: the words of its error or warning, None where there is none."""
-  names = namespace()
+  names = dict(_begun())
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     try:

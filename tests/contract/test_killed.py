@@ -6,6 +6,7 @@ is not asked. Methods of each kind stand in `accumulate`, a chain and
 two processes.
 """
 
+import os
 import random
 
 import alone
@@ -22,7 +23,7 @@ CACHE = {
 def test_killed_and_resumed(tmp_path, monkeypatch):
   at = random.SystemRandom().randrange(3, 36)
   command = ("-m", "contract.killable", tmp_path)
-  if "JAX_COMPILATION_CACHE_DIR" not in alone.os.environ:
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = CACHE | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
   else:
     cache = {}

@@ -13,6 +13,7 @@ from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
 from optax_mtl.methods._task_optimizer import task_optimizer
+from optax_mtl.methods.losses._positive import shares
 
 
 class FamoMemory(NamedTuple):
@@ -156,8 +157,7 @@ def famo(
     learns &= jnp.isfinite(fall)
     fall = jnp.where(learns, fall, 0.0)
     logits = memory.task_logits
-    # Where no task learns, all do: of nothing the softmax is 0 / 0.
-    share = jax.nn.softmax(logits, where=learns | ~jnp.any(learns))
+    share = shares(logits, learns)
     gradient = share * (fall - jnp.sum(share * fall))
     gradient += jnp.asarray(decay, gradient.dtype) * logits
     change, optimizer_state = inner.step(gradient, memory.task_logit_optimizer)

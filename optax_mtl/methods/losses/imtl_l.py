@@ -89,9 +89,7 @@ def imtl_l(
     Liu et al., `Towards Impartial Multi-task Learning
     <https://openreview.net/forum?id=IMPnRXEWpvr>`_, ICLR 2021.
   """
-  low, high = bounds
-  if all(map(_checks.is_python_number, bounds)) and low >= high:
-    raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
+  low, high = _checks.check_bounds("bounds", bounds)
   inner = task_optimizer(optimizer, num_tasks)
   given = _checks.number_or_task_argument(
     initial_log_scales, num_tasks, "initial_log_scales"

@@ -228,9 +228,7 @@ def uncertainty_weighting(
     <https://arxiv.org/abs/1805.06334>`_, 2018.
   """
   terms = _terms(kind, variant, num_tasks)
-  low, high = bounds
-  if all(map(_checks.is_python_number, bounds)) and low >= high:
-    raise ValueError(f"bounds must be (low, high) with low < high: {bounds}.")
+  low, high = _checks.check_bounds("bounds", bounds)
   inner = task_optimizer(optimizer, num_tasks)
   given = _checks.number_or_task_argument(
     initial_log_vars, num_tasks, "initial_log_vars"
