@@ -62,11 +62,17 @@ def pick_leaves(
   return [leaf for leaf, keep in zip(leaves, mask, strict=True) if keep]
 
 
-def row(tree: Any, task: jax.Array | int) -> Any:
-  """One task's leaves of a tree with leaves [T, ...], by its number."""
-  return jax.tree.map(
-    lambda leaf: jax.lax.dynamic_index_in_dim(leaf, task, keepdims=False), tree
+# Jitted so that leaves of one shape are traced and lowered once.
+@jax.jit
+def _row(leaf: jax.Array, task: jax.Array | int) -> jax.Array:
+  return jax.lax.dynamic_index_in_dim(
+    leaf, task, keepdims=False, allow_negative_indices=False
   )
+
+
+def row(tree: Any, task: jax.Array | int) -> Any:
+  """One task's leaves of a tree with leaves [T, ...], by its number in [0, T)."""
+  return jax.tree.map(lambda leaf: _row(leaf, task), tree)
 
 
 def map_rows(

@@ -60,8 +60,9 @@ def _square(leaf: jax.Array) -> jax.Array:
 
 
 # What is done to each leaf, jitted so that leaves of one shape are traced and
-# lowered once. Complex leaves times real factors are refused by strict
-# promotion.
+# lowered once, with as few numbers as will do: XLA computes in the kernel of
+# each leaf what leads to them. Complex leaves times real factors are refused by
+# strict promotion.
 @jax.jit
 @jax.numpy_dtype_promotion("standard")
 def _moved(numbers: Any, momenta: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -69,7 +70,9 @@ def _moved(numbers: Any, momenta: jax.Array, leaf: jax.Array) -> jax.Array:
   decay, task, anyone = numbers
   old = masks.row(momenta, task)
   new = jnp.where(anyone, decay * old + (1 - decay) * wide(leaf), old)
-  return jax.lax.dynamic_update_index_in_dim(momenta, new, task, 0)
+  return jax.lax.dynamic_update_index_in_dim(
+    momenta, new, task, 0, allow_negative_indices=False
+  )
 
 
 @jax.jit
@@ -78,8 +81,8 @@ def _moved_square(
   numbers: Any, square: jax.Array, old: jax.Array, new: jax.Array
 ) -> jax.Array:
   """The average of the squares of the pseudo gradient."""
-  decay, square_decay, short, ready = numbers
-  gradient = (short * new - decay * old) / (1 - decay)
+  of_new, of_old, square_decay, ready = numbers
+  gradient = of_new * new - of_old * old
   moved = square_decay * square + (1 - square_decay) * _square(gradient)
   return jnp.where(ready, moved, square)
 
@@ -240,7 +243,7 @@ def m_config(
     short_square = jnp.where(ready, _bias(square_decay, count), 1.0)
     squares = change(
       _moved_square,
-      (decay, square_decay, short, ready),
+      (short / (1 - decay), decay / (1 - decay), square_decay, ready),
       memory.pseudo_square,
       memory.pseudo_momentum,
       direction,
