@@ -45,6 +45,7 @@ from optax_mtl.wrappers import drop_nonfinite as drop_nonfinite
 from optax_mtl.wrappers import ema_weights as ema_weights
 from optax_mtl.wrappers import from_extra_arg as from_extra_arg
 from optax_mtl.wrappers import log_losses as log_losses
+from optax_mtl.wrappers import normalize_gradients as normalize_gradients
 from optax_mtl.wrappers import on_tasks as on_tasks
 from optax_mtl.wrappers import on_trunk as on_trunk
 from optax_mtl.wrappers import per_task as per_task

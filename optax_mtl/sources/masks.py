@@ -71,7 +71,7 @@ def _row(leaf: jax.Array, task: jax.Array | int) -> jax.Array:
 
 
 def row(tree: Any, task: jax.Array | int) -> Any:
-  """One task's leaves of a tree with leaves [T, ...], by its number in [0, T)."""
+  """One task's leaves of a tree with leaves [T, ...], by its number from 0."""
   return jax.tree.map(lambda leaf: _row(leaf, task), tree)
 
 

@@ -7,6 +7,9 @@ from optax_mtl.wrappers.ema_weights import EmaWeightsMemory as EmaWeightsMemory
 from optax_mtl.wrappers.ema_weights import ema_weights as ema_weights
 from optax_mtl.wrappers.from_extra_arg import from_extra_arg as from_extra_arg
 from optax_mtl.wrappers.log_losses import log_losses as log_losses
+from optax_mtl.wrappers.normalize_gradients import (
+  normalize_gradients as normalize_gradients,
+)
 from optax_mtl.wrappers.on_tasks import on_tasks as on_tasks
 from optax_mtl.wrappers.on_trunk import on_trunk as on_trunk
 from optax_mtl.wrappers.per_task import per_task as per_task

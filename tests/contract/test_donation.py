@@ -22,6 +22,7 @@ WRAPPERS = {
     tx, 3, first=1, initial_weights=jnp.ones(T)
   ),
   "ema_weights": optax_mtl.ema_weights,
+  "normalize_gradients": optax_mtl.normalize_gradients,
   "on_tasks": lambda tx: optax_mtl.on_tasks(tx, [0]),
   "weighted_then": lambda tx: optax_mtl.weighted_then(
     optax_mtl.dwa(T, steps_per_epoch=2), tx

@@ -109,13 +109,17 @@ def test_the_order_does_not_matter(order):
 #: that translate arguments are in `test_translators.py`.
 LATER = {
   "logs": optax_mtl.log_losses,
+  "unit": optax_mtl.normalize_gradients,
   "tasks": lambda tx: optax_mtl.on_tasks(tx, [0, 2], 3.0),
 }
+#: Here the order has a meaning: weights on divided gradients are kept, averaged
+#: or fixed, or those on the gradients as they came.
+ORDERED = [{"unit", other} for other in ("refresh", "ema", "tasks")]
 PAIRS = [
   (later, other)
   for later in LATER
   for other in WRAPPERS | LATER
-  if later != other
+  if later != other and {later, other} not in ORDERED
 ]
 
 

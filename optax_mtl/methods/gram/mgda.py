@@ -7,25 +7,17 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
+from optax_mtl._normalization import (
+  NORMALIZATIONS,
+  Normalization,
+  divisors,
+)
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
 from optax_mtl.solvers import Certificate, min_norm
 
 Solver = Literal["wolfe", "pairwise", "away", "vanilla"]
-
-_NORMALIZATIONS = (None, "l2", "loss", "loss+")
-
-
-def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
-  """Refuses negative losses; NaN for them where only a tracer is known."""
-  message = (
-    f"mgda(normalize={normalize!r}) divides each gradient by its loss, so the "
-    "losses must not be negative: got {values}. Shift them, or use "
-    "normalize='l2'."
-  )
-  _checks.check_values(losses, lambda x: ~(x < 0), message)
-  return jnp.where(losses < 0, jnp.nan, losses)
 
 
 @method(
@@ -43,7 +35,7 @@ def _check_losses(losses: jax.Array, normalize: str) -> jax.Array:
 )
 def mgda(
   num_tasks: int,
-  normalize: Literal["l2", "loss", "loss+"] | None = None,
+  normalize: Normalization | None = None,
   *,
   drop_stationary: ArrayLike | None = None,
   solver: Solver = "wolfe",
@@ -103,7 +95,7 @@ def mgda(
     <https://arxiv.org/abs/1810.04650>`_, NeurIPS 2018.
   """
   del num_tasks
-  _checks.check_choice("normalize", normalize, _NORMALIZATIONS)
+  _checks.check_choice("normalize", normalize, (None, *NORMALIZATIONS))
   if drop_stationary is not None:
     _checks.check_range(
       "drop_stationary", drop_stationary, 0, 1, open_high=True
@@ -113,12 +105,9 @@ def mgda(
     gram = step.gram()
     norms = jnp.sqrt(jnp.diagonal(gram))
     divisor = jnp.ones_like(norms)
-    if normalize in ("l2", "loss+"):
-      divisor = divisor * norms
-    if normalize in ("loss", "loss+"):
-      divisor = divisor * _check_losses(step.losses, normalize)
-    # A zero divisor belongs to a zero gradient or a finished task: leave it.
-    divisor = jnp.where(divisor == 0, jnp.ones_like(divisor), divisor)
+    if normalize is not None:
+      what = f"mgda(normalize={normalize!r})"
+      divisor = divisors(step, normalize, norms, what)
     active = step.active
     if drop_stationary is not None:
       share = jnp.asarray(drop_stationary, norms.dtype)
