@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import pathlib
 import platform
+import resource
 import statistics
 import sys
 import time
@@ -253,3 +255,18 @@ def machine() -> dict[str, Any]:
     "jax": jax.__version__,
     "numpy": np.__version__,
   }
+
+
+def resident_peak(reset: bool = False) -> float:
+  """MiB of the largest resident set so far; from now on if `reset`.
+
+  Only Linux can forget the peak. Elsewhere it is that of the whole process,
+  which compiling may have set.
+  """
+  try:
+    if reset:
+      pathlib.Path("/proc/self/clear_refs").write_text("5")
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+  except (OSError, IndexError):
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

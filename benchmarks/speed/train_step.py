@@ -8,8 +8,6 @@ is installed, its steps on the same network run beside.
 
 import argparse
 import functools
-import pathlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -178,21 +176,6 @@ def measure(
   ]
 
 
-def _resident_peak(reset: bool = False) -> float:
-  """MiB of the largest resident set so far; from now on if `reset`.
-
-  Only Linux can forget the peak. Elsewhere it is that of the whole process,
-  which compiling may have set.
-  """
-  try:
-    if reset:
-      pathlib.Path("/proc/self/clear_refs").write_text("5")
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-  except (OSError, IndexError):
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def resident_growth(
   name: str, num_tasks: int, label: str, donate: bool
 ) -> float:
@@ -201,9 +184,9 @@ def resident_growth(
   x, y = jnp.asarray(network.x), jnp.asarray(network.y)
   compiled, params, state = make_step(network, num_tasks, label, donate)
   jax.block_until_ready((params, state))
-  before = _resident_peak(reset=True)
+  before = timing.resident_peak(reset=True)
   jax.block_until_ready(compiled(params, state, x, y))
-  return _resident_peak() - before
+  return timing.resident_peak() - before
 
 
 def _add_resident(rows: list[Row], donate: bool, advance: Advance) -> None:

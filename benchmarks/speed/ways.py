@@ -71,7 +71,8 @@ def table(
   """One line for each row.
 
   Args:
-    rows: Of `measure`, several calls' one after the other.
+    rows: Of `measure`, several calls' one after the other. A "resident" in
+      them, the growth of the resident set, has a column.
     facts: Column title to the fact that it shows.
     loops: Ways whose program has a loop, of which XLA counts one turn: their
       FLOPs are left out.
@@ -79,9 +80,12 @@ def table(
   Returns:
     The table.
   """
+  resident = all("resident" in row for row in rows)
   result = output.new_table(
     "times, FLOPs and memory of the plain summed step; seconds to compile",
-    [*facts, "way", "time", "FLOPs", "memory", "trace and compile"],
+    [*facts, "way", "time", "FLOPs", "memory"]
+    + ["resident"] * resident
+    + ["trace and compile"],
   )
   plain: dict[str, Any] = {}
   for row in rows:
@@ -94,6 +98,7 @@ def table(
       f"{row['seconds'] / plain['seconds']:.2f}",
       "" if row["way"] in loops else flops,
       f"{row['memory'] / plain['memory']:.2f}",
+      *([f"{row['resident'] / plain['resident']:.2f}"] if resident else []),
       f"{row['first_call']:.2f}",
     )
   return result

@@ -9,7 +9,7 @@ from pymoo.indicators.hv import HV
 from scipy import optimize
 
 from benchmarks.data import toys
-from benchmarks.papers import gradnorm, pareto_mtl, uncertainty
+from benchmarks.papers import gradnorm, pareto_mtl, uncertainty, valleys
 from optax_mtl import pareto
 
 # The experiments hand float32 data to optax and flax as users do.
@@ -220,3 +220,34 @@ def test_options_are_checked(capsys):
   with pytest.raises(SystemExit):
     uncertainty.main(["--steps", "0"])
   assert "--steps must be at least 1" in capsys.readouterr().err
+
+
+def test_valleys_ends_on_the_front():
+  """Points of the front have reached it; others and NaN have not."""
+  front = toys.valleys(0.1).front(2001)
+  extent = front.max(axis=0) - front.min(axis=0)
+  near = front[700] + 0.009 * extent
+  far = front[700] + 0.02 * extent
+  ends = np.stack([front[3], near, far, front[3] * np.nan])
+  np.testing.assert_array_equal(
+    valleys.reached(ends, front), [True, True, False, False]
+  )
+
+
+def test_valleys_twin_tells_families_apart():
+  """Unit gradients are those of any monotone function of a loss."""
+  assert valleys.keeps_direction("mgda-l2") > 1 - 1e-9
+  assert valleys.keeps_direction("equal_weighting") < 0.99
+  # Its first update is zero.
+  assert valleys.keeps_direction("m_config") < 1
+
+
+def test_valleys_paths_begin_at_the_starts_and_go_down():
+  setting = valleys.SETTINGS["cagrad"]._replace(steps=1000)
+  path = valleys.paths("mgda-l2", setting)
+  toy = toys.valleys(1.0)
+  assert path.shape == (3, 501, 2)
+  want = [toy.losses(jax.numpy.asarray(s, "float32")) for s in toy.starts]
+  np.testing.assert_allclose(path[:, 0], want, rtol=1e-5)
+  # A thousand steps of 1e-3 at most.
+  assert (path[:, -1].sum(axis=-1) < path[:, 0].sum(axis=-1)).all()
