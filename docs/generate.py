@@ -15,7 +15,7 @@ import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optax_mtl  # noqa: E402
+from docs.method_groups import DEVIATIONS, GROUPS, USERS  # noqa: E402
 from optax_mtl import _aliases, _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
@@ -123,34 +124,90 @@ def _link(info: optax_mtl.MethodInfo) -> str:
   return f"[{info.paper.split(';')[0]}]({info.url})"
 
 
-def _rows(functions: list[Any], name: Callable[[Any], str]) -> list[str]:
+def _paper(info: optax_mtl.MethodInfo) -> str:
+  """The first author and the year, as a link."""
+  authors = info.paper.split(", ")[0]
+  found = re.search(r"\b(19|20)\d\d\b", info.paper.split(";")[0])
+  return f"[{authors}{f' {found[0]}' if found else ''}]({info.url})"
+
+
+#: What a method promises, in a word or two for a table.
+_PROMISES = {
+  "descends": "no loss rises",
+  "simplex": "weights on the simplex",
+  "positive_weights": "no negative weight",
+  "scale_equivariant": "scales along",
+}
+
+
+def _promises(info: optax_mtl.MethodInfo) -> str:
+  """The claims that tell methods apart; a simplex has no negative weight."""
+  claims = info.claims - (
+    {"positive_weights"} if "simplex" in info.claims else set()
+  )
+  return ", ".join(t for c, t in _PROMISES.items() if c in claims) or "–"
+
+
+#: Column -> what stands in it, of a method's information and facts.
+_COLUMNS: dict[str, Callable[[Any], str]] = {
+  "Paper": lambda f: _paper(f.info),
+  "What it does": _summary,
+  "Needs": lambda f: _needs(_built(f)[1]),
+  "Passes": lambda f: _cost(_built(f)[1]),
+  "Promises": lambda f: _promises(f.info),
+  "Weights sum to": lambda f: f.info.weights_sum,
+  "Differs": lambda f: (
+    f"[yes]({f.info.name}.md)" if f.info.name in DEVIATIONS else "–"
+  ),
+  "Who has it": lambda f: USERS.get(f.info.name, "–"),
+}
+
+_OF_README = ("Paper", "What it does", "Needs", "Passes", "Promises")
+
+
+def _rows(
+  names: Sequence[str],
+  columns: Sequence[str],
+  name: Callable[[str], str],
+  first: Sequence[str] = (),
+) -> list[str]:
+  """A table of methods; those to try first are numbered."""
   rows = [
-    "| Method | What it does | Needs | Backward passes | Weights sum to |",
-    "|---|---|---|---|---|",
+    "| " + " | ".join(["", "Method", *columns]) + " |",
+    "|---" * (2 + len(columns)) + "|",
   ]
-  for function in functions:
-    info, (_, facts) = function.info, _built(function)
-    cells = (
-      name(info),
-      _summary(function),
-      _needs(facts),
-      _cost(facts),
-      info.weights_sum,
-    )
+  for method in names:
+    function = optax_mtl.METHODS[method]
+    number = str(first.index(method) + 1) if method in first else ""
+    cells = [number, name(method), *(_COLUMNS[c](function) for c in columns)]
     rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
   return rows
 
 
+def grouped(
+  columns: Sequence[str], name: Callable[[str], str], level: str
+) -> list[str]:
+  """Every method once, by the question that it answers."""
+  lines: list[str] = []
+  for group in GROUPS:
+    lines += [f"{level} {group.title}", "", group.text, ""]
+    lines += _rows(group.methods, columns, name, group.first)
+    lines.append("")
+  return lines
+
+
 def table() -> str:
-  """The README's table: one row a method, rooms one after another."""
-  functions = [f for group in methods_by_room().values() for f in group]
-  return "\n".join(
-    _rows(functions, lambda info: f"[`{info.name}`]({info.url})")
+  """The README's tables."""
+  lines = grouped(
+    _OF_README,
+    lambda name: f"[`{name}`]({optax_mtl.METHODS[name].info.url})",
+    "###",
   )
+  return "\n".join(lines).strip()
 
 
 def readme(text: str) -> str:
-  """`text` with the table between the markers as it should be."""
+  """`text` with the tables between the markers as it should be."""
   if text.count(_BEGIN) != 1 or text.count(_END) != 1:
     raise ValueError(
       f"README.md must hold the markers {_BEGIN!r} and {_END!r} once each."
@@ -207,7 +264,7 @@ def _method_page(function: Any) -> str:
     "",
     f"Paper\n: [{info.paper}]({info.url})",
     "",
-    f"Kind\n: {ROOMS[info.room][0]}",
+    f"Reads\n: {ROOMS[info.room][0]}",
     "",
     f"Extra args of `update`\n: {_needs(facts)}",
     "",
@@ -219,6 +276,9 @@ def _method_page(function: Any) -> str:
     "",
     "Tested properties\n: "
     + ("; ".join(claims) + "." if claims else "none beyond all methods'"),
+    "",
+    "Where authors do something else\n: "
+    + DEVIATIONS.get(info.name, "nothing that we know of"),
     "",
     "```{eval-rst}",
     f".. autofunction:: optax_mtl.{info.name}",
@@ -255,11 +315,20 @@ def pages() -> dict[str, str]:
   lines = [
     "# Methods",
     "",
-    "Every method is a function of `num_tasks` that returns an optax",
-    "gradient transformation. It comes first in the chain. The number of",
-    "backward passes is that of the [implicit source](../concepts.md); which",
-    "methods suit which problem is the matter of",
-    "[How to choose](../choosing.md).",
+    "Every method is a function of `num_tasks` that returns an optax gradient",
+    "transformation. It comes first in the chain. They stand by the question",
+    "that they answer, those to try first with a number; [How to",
+    "choose](../choosing.md) has the evidence for these.",
+    "",
+    "*Passes*: backward passes of a step with the [implicit",
+    "source](../concepts.md). *Promises*: what a test holds it to; *no loss",
+    "rises*, to first order; *scales along*, the update is c times as long if",
+    "all gradients are. *Differs*: where the authors' code, or a library that",
+    "many results come from, does something else. *Who has it*: as far as we",
+    "know.",
+    "",
+    *grouped(tuple(_COLUMNS), lambda name: f"[`{name}`]({name}.md)", "##"),
+    "## By what they read",
     "",
   ]
   result = {}
@@ -267,11 +336,10 @@ def pages() -> dict[str, str]:
     if not functions:
       continue
     title, text = ROOMS[room]
-    lines += [f"## {title}", "", text, ""]
-    lines += _rows(functions, lambda info: f"[`{info.name}`]({info.name}.md)")
-    lines += ["", "```{toctree}", ":hidden:", ""]
-    lines += [function.info.name for function in functions]
-    lines += ["```", ""]
+    names = [function.info.name for function in functions]
+    links = ", ".join(f"[`{name}`]({name}.md)" for name in names)
+    lines += [f"### {title}", "", text, "", links, ""]
+    lines += ["```{toctree}", ":hidden:", "", *names, "```", ""]
     for function in functions:
       result[f"{function.info.name}.md"] = _method_page(function)
   lines += _names_elsewhere()
