@@ -1,0 +1,296 @@
+"""The best worst gain within a cone around the mean gradient, exactly.
+
+Of all directions as long as the mean and at most so far from it in angle, the
+one whose least gain is largest has the form `a ḡ + g_x` with `x >= 0` on tasks
+of least gain: it lies on the path of the directions `d` that are nearest to the
+mean among those with `g_i · d >= level` for all `i`. CAGrad's solutions for all
+radii are that path too; it leads from the mean to the shortest vector in the
+hull, the angle to the mean never shrinks on it, and the cone's boundary is met
+once. A point on it is one least-distance problem (`gains.py`), for `a = 1`, and
+at the end of it, where the level is beyond all bounds, for `a = 0`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from optax_mtl import _checks
+from optax_mtl.solvers import _prepare
+from optax_mtl.solvers._certificate import Certificate
+from optax_mtl.solvers._prepare import Prepared, dot, over
+from optax_mtl.solvers.gains import add_least
+
+# Most points of the path. Regula falsi takes 3 to 12; every third one halves
+# the interval of the levels' magnitudes, about 100 wide at the most, so that so
+# many leave less than a rounding of it.
+_TRIPS = 90
+# Above this width of the interval of magnitudes a line through its ends says
+# nothing: the cosine follows the level's magnitude there.
+_WIDE = 1.0
+# A square below so many roundings of its terms is rounding, and has no
+# direction.
+_NOTHING = 16.0
+
+
+class _Path(NamedTuple):
+  """The path from the mean, on the unit gradients.
+
+  Attributes:
+    gram: The prepared Gram matrix.
+    mean: `[T]`, the mean's coefficients, in units of the longest gradient.
+    linear: `[T]`, its products.
+    square: Scalar, its squared length.
+    unit: Scalar, the mean's length.
+    cosine: Scalar, the least cosine with the mean that is allowed.
+  """
+
+  gram: Prepared
+  mean: Array
+  linear: Array
+  square: Array
+  unit: Array
+  cosine: Array
+
+
+class _Point(NamedTuple):
+  """A point of the path.
+
+  Attributes:
+    level: Scalar.
+    inside: Scalar, the cosine less that which is allowed; -1 past the end.
+    coefficients: `[T]`, of the direction, up to its length.
+    residual: Scalar, of the least-distance problem.
+    support: `[T]` bool.
+    steps: Scalar int32.
+    done: Scalar bool, whether the limit was not reached.
+  """
+
+  level: Array
+  inside: Array
+  coefficients: Array
+  residual: Array
+  support: Array
+  steps: Array
+  done: Array
+
+
+class _Search(NamedTuple):
+  """A bracket of where the path leaves the cone.
+
+  Attributes:
+    low: The last point found inside.
+    high: Scalar, the level of the first one outside.
+    outside: Scalar, its `inside`, halved each time that it stays.
+    trips: Scalar int32.
+    steps: Scalar int32.
+    done: Scalar bool.
+  """
+
+  low: _Point
+  high: Array
+  outside: Array
+  trips: Array
+  steps: Array
+  done: Array
+
+
+def _point(
+  path: _Path,
+  level: Array,
+  factor: Array,
+  support: Array,
+  tol: Array,
+  max_iter: Array,
+) -> _Point:
+  """The direction nearest to `factor` times the mean with a level."""
+  gram = path.gram
+  # The terms of the products.
+  scale = jnp.abs(level) + factor * jnp.sum(path.mean)
+  missing = over(level * gram.shortness - factor * path.linear, scale)
+  added = add_least(gram, missing, gram.present, support, tol, max_iter)
+  coefficients = over(factor, scale) * path.mean + added.x
+  total = jnp.sum(coefficients)
+  coefficients = over(coefficients, total)
+  square = dot(coefficients, dot(gram.cosines, coefficients))
+  along = dot(coefficients, path.linear)
+  length = jnp.sqrt(jnp.maximum(square, 0.0) * path.square)
+  usable = added.feasible & (square > _NOTHING * gram.eps)
+  return _Point(
+    level=level,
+    inside=jnp.where(usable, over(along, length) - path.cosine, -1.0),
+    coefficients=coefficients,
+    residual=added.residual,
+    support=added.support,
+    steps=added.steps,
+    done=added.done,
+  )
+
+
+def _trip(path: _Path, tol: Array, limit: Array, at: _Search) -> _Search:
+  """Tries the level at which a line through the bracket's ends is zero.
+
+  Or the middle of the bracket, of levels by their magnitude: those below zero,
+  and those above, may be as far apart as the squares of the gradients' lengths.
+  """
+  low = at.low
+  ends = jnp.arcsinh(jnp.stack([low.level, at.high]) / path.unit)
+  middle = jnp.sinh(0.5 * ends[0] + 0.5 * ends[1]) * path.unit
+  # Not at an end, where nothing would be learned.
+  share = jnp.clip(over(low.inside, low.inside - at.outside), 0.01, 0.99)
+  level = low.level + share * (at.high - low.level)
+  halve = (at.trips % 3 == 2) | (ends[1] - ends[0] > _WIDE)
+  level = jnp.where(halve, middle, level)
+  one = jnp.ones_like(level)
+  new = _point(path, level, one, low.support, tol, limit - at.steps)
+  inside = new.inside >= 0
+  standing = (level <= low.level) | (level >= at.high)
+  low = jax.tree.map(lambda a, b: jnp.where(inside, a, b), new, low)
+  return _Search(
+    low=low,
+    high=jnp.where(inside, at.high, level),
+    outside=jnp.where(inside, 0.5 * at.outside, new.inside),
+    trips=at.trips + 1,
+    steps=at.steps + new.steps,
+    done=(low.inside <= 0.5 * tol) | standing,
+  )
+
+
+def conic_direction(
+  gram: ArrayLike,
+  c: ArrayLike,
+  *,
+  active: ArrayLike | None = None,
+  tol: ArrayLike | None = None,
+  max_iter: ArrayLike | None = None,
+) -> tuple[Array, Certificate]:
+  """Coefficients of the direction of the best worst gain within a cone.
+
+  ConicGrad's: of all `d` with `‖d‖ = ‖ḡ‖` and `cos(d, ḡ) >= c`, with `ḡ` the
+  mean gradient, the one whose least gain `g_i · d` is largest. With `c = 1` that
+  is the mean, and once the cone holds it, MGDA's direction. It is CAGrad's
+  direction for the radius at which that leaves the cone, and that of the
+  shortest vector in the hull of `g_i + θ ḡ` for a `θ >= 0`.
+
+  Where no direction in the cone improves every task, the same path is followed,
+  of the directions nearest to the mean with a least gain of at least so much,
+  as far as the cone allows; or until the gradients cancel, and there is nothing
+  to have a direction: the last point before is returned, and the status is
+  `STATIONARY`.
+
+  Args:
+    gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
+    c: Scalar in [0, 1], may be traced. The least cosine with the mean.
+    active: `[T]` bool, or None for all. Other tasks take no part. One whose
+      gradient is zero counts in the mean only.
+    tol: Largest residual that counts as solved. Default: 32 roundings of the
+      solver's dtype (3.8e-6 in float32).
+    max_iter: Most steps of the active-set method, over all points of the path.
+      Default: `1000 + 5 T`.
+
+  Returns:
+    A pair of
+
+    - `[T]`, `solver_dtype()`: the coefficients `v` of `d = Gᵀ v`, not negative.
+      Equal ones, which make the mean, where the mean is zero to rounding. NaN
+      for the active tasks if `gram` has an entry between active tasks that is
+      not finite.
+    - A `Certificate`. `residual` is the larger of two: how far the gains are
+      from their least one where a task has more weight than the mean gives it,
+      and short of it elsewhere, at unit diagonal and relative to the size of
+      the terms; and how far the cosine is from `c`, unless it is larger and the
+      direction is MGDA's. At a level that is not negative, zero proves that `d`
+      is best. `iterations` are linear systems.
+
+  Raises:
+    TypeError: An argument has a dtype that makes no sense.
+    ValueError: A shape does not fit, or a number is out of range.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> from optax_mtl import solvers
+    >>> gradients = jnp.array([[2.0, 0.0], [-1.0, 1.0]])
+    >>> weights, _ = solvers.conic_direction(gradients @ gradients.T, 0.95)
+    >>> print((weights @ gradients).round(4))
+    [0.3189 0.6311]
+
+  References:
+    Hassanpour et al., `Fantastic Multi-Task Gradient Updates and How to Find
+    Them In a Cone <https://arxiv.org/abs/2502.00217>`_, 2025.
+  """
+  _checks.check_range("c", c, 0, 1)
+  prepared = _prepare.prepare(gram, active)
+  dtype, num_tasks = prepared.cosines.dtype, len(prepared.lengths)
+  tol = _prepare.tolerance(tol, 32.0)
+  limit = _prepare.iteration_limit(max_iter, 1000 + 5 * num_tasks)
+  number = jnp.maximum(jnp.sum(prepared.active.astype(dtype)), 1.0)
+  mean = prepared.relative_lengths / number
+  linear = dot(prepared.cosines, mean)
+  square = jnp.maximum(dot(mean, linear), 0.0)
+  there, costs = prepared.present, prepared.shortness
+  zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+  one = jnp.ones((), dtype)
+  length = jnp.sqrt(square)
+  path = _Path(
+    gram=prepared,
+    mean=mean,
+    linear=linear,
+    square=square,
+    unit=jnp.where(length > 0, length, one),
+    cosine=jnp.clip(jnp.asarray(c).astype(dtype), 0.0, 1.0),
+  )
+  # MGDA's direction, which ends the path: with the level 1 and nothing of the
+  # mean, what is added is as long as the inverse of its length.
+  end = _point(path, one, zero, there, 0.5 * tol, limit)
+  shortest = dot(end.coefficients, dot(prepared.cosines, end.coefficients))
+  shortest = over(
+    jnp.sqrt(jnp.maximum(shortest, 0.0)), dot(end.coefficients, costs)
+  )
+  # From a level on at which the mean is a rounding beside what is added. Where
+  # the gradients cancel, every level above 0 is out of reach.
+  cancels = end.inside <= -1
+  high = jnp.where(cancels, 1.0, shortest / prepared.eps) * length
+  start = _Point(
+    level=jnp.min(jnp.where(there, over(linear, costs), jnp.inf)),
+    inside=1.0 - path.cosine,
+    coefficients=over(mean, jnp.sum(mean)),
+    residual=zero,
+    support=jnp.zeros_like(there),
+    steps=none,
+    done=jnp.ones((), bool),
+  )
+  vanishing = square <= _NOTHING * prepared.eps * jnp.square(jnp.sum(mean))
+  found = lax.while_loop(
+    lambda at: ~at.done & (at.trips < _TRIPS) & (at.steps < limit),
+    lambda at: _trip(path, 0.5 * tol, limit, at),
+    _Search(
+      low=start,
+      high=jnp.maximum(high, 2.0 * start.level),
+      outside=jnp.minimum(end.inside, 0.0),
+      trips=none,
+      steps=end.steps,
+      done=(end.inside >= 0) | (start.inside <= 0.5 * tol) | vanishing,
+    ),
+  )
+  free = end.inside >= 0
+  best = jax.tree.map(
+    lambda a, b: jnp.where(free & ~vanishing, a, b), end, found.low
+  )
+  own = dot(best.coefficients, dot(prepared.cosines, best.coefficients))
+  factor = over(length, jnp.sqrt(jnp.maximum(own, 0.0)))
+  longest = jnp.max(jnp.where(there, prepared.lengths, 0.0))
+  weights = best.coefficients * factor * over(longest, prepared.lengths)
+  equal = prepared.active.astype(dtype) / number
+  weights = jnp.where(
+    vanishing, equal, jnp.where(there, weights, 0.0)
+  )
+  apart = jnp.where(free | vanishing, 0.0, jnp.abs(best.inside))
+  return prepared.poison(weights), prepared.certify(
+    jnp.maximum(best.residual, apart),
+    found.steps,
+    tol,
+    out_of_iterations=found.steps >= limit,
+    stationary=cancels,
+  )
