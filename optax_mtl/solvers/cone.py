@@ -23,13 +23,13 @@ from optax_mtl.solvers._certificate import Certificate
 from optax_mtl.solvers._prepare import Prepared, dot, over
 from optax_mtl.solvers.gains import add_least
 
-# Most points of the path. Regula falsi takes 3 to 12; every third one halves
-# the interval of the levels' magnitudes, about 100 wide at the most, so that so
-# many leave less than a rounding of it.
-_TRIPS = 90
-# Above this width of the interval of magnitudes a line through its ends says
-# nothing: the cosine follows the level's magnitude there.
-_WIDE = 1.0
+# Most points of the path. 2 to 6 are typical; every fourth one halves the
+# interval of the levels' magnitudes, about 100 wide at the most, so that so many
+# leave less than a rounding of it.
+_TRIPS = 120
+# Roundings under the Cholesky factor, so that it exists for dependent rows: it
+# only guesses.
+_RIDGE = 8.0
 # A square below so many roundings of its terms is rounding, and has no
 # direction.
 _NOTHING = 16.0
@@ -63,7 +63,8 @@ class _Point(NamedTuple):
     inside: Scalar, the cosine less that which is allowed; -1 past the end.
     coefficients: `[T]`, of the direction, up to its length.
     residual: Scalar, of the least-distance problem.
-    support: `[T]` bool.
+    guess: Scalar, the level at which the path would leave the cone if its
+      support stayed; NaN if nowhere.
     steps: Scalar int32.
     done: Scalar bool, whether the limit was not reached.
   """
@@ -72,7 +73,7 @@ class _Point(NamedTuple):
   inside: Array
   coefficients: Array
   residual: Array
-  support: Array
+  guess: Array
   steps: Array
   done: Array
 
@@ -83,7 +84,7 @@ class _Search(NamedTuple):
   Attributes:
     low: The last point found inside.
     high: Scalar, the level of the first one outside.
-    outside: Scalar, its `inside`, halved each time that it stays.
+    guess: Scalar, the next level to try.
     trips: Scalar int32.
     steps: Scalar int32.
     done: Scalar bool.
@@ -91,17 +92,45 @@ class _Search(NamedTuple):
 
   low: _Point
   high: Array
-  outside: Array
+  guess: Array
   trips: Array
   steps: Array
   done: Array
+
+
+def _guess(
+  path: _Path, level: Array, coefficients: Array, support: Array
+) -> Array:
+  """Where the direction leaves the cone as the level moves on a support.
+
+  It moves along `g_E` with `E = inv(C_SS) e_S` then, and the cosine with the
+  mean is a quadratic equation.
+  """
+  gram = path.gram
+  pair = support[:, None] & support[None, :]
+  diagonal = jnp.where(support, _RIDGE * gram.eps, 1.0)
+  moves = _prepare.solve_positive(
+    jnp.where(pair, gram.cosines, 0.0) + jnp.diag(diagonal),
+    jnp.where(support, gram.shortness, 0.0)[:, None],
+  )[:, 0]
+  both = jnp.stack([coefficients, moves])
+  along = dot(both, path.linear)
+  square = dot(both, dot(gram.cosines, both.T))
+  terms = along[:, None] * along[None, :]
+  terms = terms - jnp.square(path.cosine) * path.square * square
+  (last, half), (_, first) = terms
+  root = jnp.sqrt(jnp.maximum(half * half - first * last, 0.0))
+  stable = -(half + jnp.where(half < 0, -root, root))
+  moved = jnp.stack([stable / first, last / stable])
+  valid = jnp.isfinite(moved) & (along[0] + moved * along[1] > 0)
+  distance = jnp.where(valid, jnp.abs(moved), jnp.inf)
+  return jnp.where(jnp.any(valid), level + moved[jnp.argmin(distance)], jnp.nan)
 
 
 def _point(
   path: _Path,
   level: Array,
   factor: Array,
-  support: Array,
   tol: Array,
   max_iter: Array,
 ) -> _Point:
@@ -110,27 +139,30 @@ def _point(
   # The terms of the products.
   scale = jnp.abs(level) + factor * jnp.sum(path.mean)
   missing = over(level * gram.shortness - factor * path.linear, scale)
-  added = add_least(gram, missing, gram.present, support, tol, max_iter)
+  added = add_least(gram, missing, gram.present, tol, max_iter)
   coefficients = over(factor, scale) * path.mean + added.x
   total = jnp.sum(coefficients)
   coefficients = over(coefficients, total)
   square = dot(coefficients, dot(gram.cosines, coefficients))
   along = dot(coefficients, path.linear)
   length = jnp.sqrt(jnp.maximum(square, 0.0) * path.square)
+  guess = _guess(
+    path, level, factor * path.mean + added.x * scale, added.support
+  )
   usable = added.feasible & (square > _NOTHING * gram.eps)
   return _Point(
     level=level,
     inside=jnp.where(usable, over(along, length) - path.cosine, -1.0),
     coefficients=coefficients,
     residual=added.residual,
-    support=added.support,
+    guess=guess,
     steps=added.steps,
     done=added.done,
   )
 
 
 def _trip(path: _Path, tol: Array, limit: Array, at: _Search) -> _Search:
-  """Tries the level at which a line through the bracket's ends is zero.
+  """Tries the level that was guessed.
 
   Or the middle of the bracket, of levels by their magnitude: those below zero,
   and those above, may be as far apart as the squares of the gradients' lengths.
@@ -138,20 +170,18 @@ def _trip(path: _Path, tol: Array, limit: Array, at: _Search) -> _Search:
   low = at.low
   ends = jnp.arcsinh(jnp.stack([low.level, at.high]) / path.unit)
   middle = jnp.sinh(0.5 * ends[0] + 0.5 * ends[1]) * path.unit
-  # Not at an end, where nothing would be learned.
-  share = jnp.clip(over(low.inside, low.inside - at.outside), 0.01, 0.99)
-  level = low.level + share * (at.high - low.level)
-  halve = (at.trips % 3 == 2) | (ends[1] - ends[0] > _WIDE)
-  level = jnp.where(halve, middle, level)
+  guessed = (at.guess > low.level) & (at.guess < at.high) & (at.trips % 4 < 3)
+  level = jnp.where(guessed, at.guess, middle)
   one = jnp.ones_like(level)
-  new = _point(path, level, one, low.support, tol, limit - at.steps)
-  inside = new.inside >= 0
+  new = _point(path, level, one, tol, limit - at.steps)
+  # A rounding outside is as good as one inside.
+  inside = new.inside >= -0.5 * tol
   standing = (level <= low.level) | (level >= at.high)
   low = jax.tree.map(lambda a, b: jnp.where(inside, a, b), new, low)
   return _Search(
     low=low,
     high=jnp.where(inside, at.high, level),
-    outside=jnp.where(inside, 0.5 * at.outside, new.inside),
+    guess=new.guess,
     trips=at.trips + 1,
     steps=at.steps + new.steps,
     done=(low.inside <= 0.5 * tol) | standing,
@@ -243,7 +273,7 @@ def conic_direction(
   )
   # MGDA's direction, which ends the path: with the level 1 and nothing of the
   # mean, what is added is as long as the inverse of its length.
-  end = _point(path, one, zero, there, 0.5 * tol, limit)
+  end = _point(path, one, zero, 0.5 * tol, limit)
   shortest = dot(end.coefficients, dot(prepared.cosines, end.coefficients))
   shortest = over(
     jnp.sqrt(jnp.maximum(shortest, 0.0)), dot(end.coefficients, costs)
@@ -252,12 +282,15 @@ def conic_direction(
   # the gradients cancel, every level above 0 is out of reach.
   cancels = end.inside <= -1
   high = jnp.where(cancels, 1.0, shortest / prepared.eps) * length
+  gains = jnp.where(there, over(linear, costs), jnp.inf)
+  worst = there & (jnp.arange(num_tasks) == jnp.argmin(gains))
+  level = jnp.min(gains)
   start = _Point(
-    level=jnp.min(jnp.where(there, over(linear, costs), jnp.inf)),
+    level=level,
     inside=1.0 - path.cosine,
     coefficients=over(mean, jnp.sum(mean)),
     residual=zero,
-    support=jnp.zeros_like(there),
+    guess=_guess(path, level, mean, worst),
     steps=none,
     done=jnp.ones((), bool),
   )
@@ -268,7 +301,7 @@ def conic_direction(
     _Search(
       low=start,
       high=jnp.maximum(high, 2.0 * start.level),
-      outside=jnp.minimum(end.inside, 0.0),
+      guess=start.guess,
       trips=none,
       steps=end.steps,
       done=(end.inside >= 0) | (start.inside <= 0.5 * tol) | vanishing,
@@ -283,9 +316,7 @@ def conic_direction(
   longest = jnp.max(jnp.where(there, prepared.lengths, 0.0))
   weights = best.coefficients * factor * over(longest, prepared.lengths)
   equal = prepared.active.astype(dtype) / number
-  weights = jnp.where(
-    vanishing, equal, jnp.where(there, weights, 0.0)
-  )
+  weights = jnp.where(vanishing, equal, jnp.where(there, weights, 0.0))
   apart = jnp.where(free | vanishing, 0.0, jnp.abs(best.inside))
   return prepared.poison(weights), prepared.certify(
     jnp.maximum(best.residual, apart),

@@ -32,7 +32,7 @@ class Added(NamedTuple):
 
   Attributes:
     x: `[T]`, not negative; 0 where no direction has the gains.
-    support: `[T]` bool, where the next problem may start.
+    support: `[T]` bool, where it is positive, or would be.
     residual: Scalar, the certificate.
     feasible: Scalar bool, whether some direction has the gains.
     steps: Scalar int32.
@@ -51,7 +51,6 @@ def add_least(
   gram: Prepared,
   missing: Array,
   free: Array,
-  support: Array,
   tol: Array,
   max_iter: Array,
 ) -> Added:
@@ -62,7 +61,6 @@ def add_least(
     missing: `[T]`, `h`, at most 1 in size, so that the diagonal of `H` is at
       most 2.
     free: `[T]` bool, whose products matter.
-    support: `[T]` bool, a guess of where the answer is positive.
     tol: Scalar, the residual at which to stop.
     max_iter: Scalar int32, most steps.
 
@@ -91,8 +89,9 @@ def add_least(
         u, slope, size(u), free
       ),
     ),
-    # From 0 a step needs something that descends.
-    support | (wanted > 0),
+    # What is missing, and no better guess: of a support with other entries all
+    # may leave, and from 0 on nothing the driver knows no other way.
+    wanted > 0,
     tol,
     max_iter,
   )
@@ -198,8 +197,7 @@ def nearest_with_gains(
   scale = jnp.sum(jnp.abs(start)) + jnp.max(jnp.abs(wanted))
   missing = over(wanted - dot(prepared.cosines, start), scale)
   missing = jnp.where(prepared.finite, missing, 0.0)
-  none = jnp.zeros_like(free)
-  added = add_least(prepared, missing, free, none, tol, limit)
+  added = add_least(prepared, missing, free, tol, limit)
   return (
     prepared.poison(given + added.x * scale / prepared.lengths),
     prepared.certify(

@@ -275,4 +275,7 @@ def reference_two_batches(num_tasks, grads, extra, rate=0.1):
   return np.stack(out)
 
 
-REFERENCES = {"even_fall": reference_even_fall, "two_batches": reference_two_batches}
+REFERENCES = {
+  "even_fall": reference_even_fall,
+  "two_batches": reference_two_batches,
+}

@@ -33,7 +33,11 @@ def best_in_cone(grads: np.ndarray, c: float) -> np.ndarray:
       bound = (c * length) ** 2
       a, b = level @ mean, rest @ mean
       roots = np.roots(
-        [b * b - bound * (rest @ rest), 2 * a * b, a * a - bound * level @ level]
+        [
+          b * b - bound * (rest @ rest),
+          2 * a * b,
+          a * a - bound * level @ level,
+        ]
       )
       for t in [0.0, *roots[np.isreal(roots)].real]:
         added = ones - t * along

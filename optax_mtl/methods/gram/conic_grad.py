@@ -22,9 +22,7 @@ from optax_mtl.solvers import Certificate, conic_direction
     "permutation_equivariant",
   ],
 )
-def conic_grad(
-  num_tasks: int, c: ArrayLike = 0.75
-) -> WeightRule[Certificate]:
+def conic_grad(num_tasks: int, c: ArrayLike = 0.75) -> WeightRule[Certificate]:
   """ConicGrad: within an angle of the mean, the worst task does best.
 
   Of all directions as long as the mean gradient `ḡ` and with `cos(d, ḡ) >= c`,
@@ -72,8 +70,6 @@ def conic_grad(
 
   def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
-    return conic_direction(
-      gram, jnp.asarray(c, gram.dtype), active=step.active
-    )
+    return conic_direction(gram, jnp.asarray(c, gram.dtype), active=step.active)
 
   return solved(solve)

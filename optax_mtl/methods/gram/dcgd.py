@@ -103,7 +103,7 @@ def dcgd(
 
   @from_step
   def rule(step: Step) -> jax.Array:
-    rows = jnp.arange(num_tasks)
+    rows = jnp.arange(num_tasks, dtype=jnp.int32)
     first = jnp.zeros((num_tasks,), jnp.bool_)
     for task in tasks:
       first |= rows == reference_task(task, step, "residual")
@@ -130,9 +130,7 @@ def _of_two(gram: jax.Array, sums: jax.Array, variant: Variant) -> jax.Array:
   products = jnp.matmul(
     jnp.matmul(sums, gram, precision="highest"), sums.T, precision="highest"
   )
-  sizes = jnp.matmul(
-    sums, jnp.sqrt(jnp.diagonal(gram)), precision="highest"
-  )
+  sizes = jnp.matmul(sums, jnp.sqrt(jnp.diagonal(gram)), precision="highest")
   squares = jnp.diagonal(products)
   eps = float(jnp.finfo(gram.dtype).eps)
   floor = _NOTHING * eps * len(gram) * jnp.square(sizes)

@@ -91,9 +91,7 @@ def grad_ops(num_tasks: int, alpha: ArrayLike = 0.0) -> WeightRule[Certificate]:
     logs = jnp.log(jnp.maximum(gains, jnp.finfo(gram.dtype).tiny))
     # Where nothing is left of any, the shares are those of nothing.
     counts = left | ~jnp.any(left)
-    shares = jax.nn.softmax(
-      jnp.asarray(alpha, gram.dtype) * logs, where=counts
-    )
+    shares = jax.nn.softmax(jnp.asarray(alpha, gram.dtype) * logs, where=counts)
     number = jnp.sum(counts.astype(gram.dtype))
     return jnp.matmul(number * shares, parts, precision="highest"), certificate
 

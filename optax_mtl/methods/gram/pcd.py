@@ -151,7 +151,7 @@ def pcd(
     root = jnp.sqrt(jnp.where(average > 0, average, 1.0))
     others = all_but(row, step)
     shares = step.given(given).astype(gram.dtype)
-    first = (jnp.arange(num_tasks) == row) & step.active
+    first = step.active & ~others
     coefficients, certificate = nearest_with_gains(
       gram,
       jnp.where(first, 1 / root, 0.0),

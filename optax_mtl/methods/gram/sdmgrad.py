@@ -128,14 +128,18 @@ def sdmgrad(
     cross = step.cross_gram()
     dtype = cross.dtype
     rate, keep = jnp.asarray(learning_rate, dtype), jnp.asarray(momentum, dtype)
-    strength, steps = jnp.asarray(pull, dtype), jnp.asarray(num_steps, jnp.int32)
+    strength, steps = (
+      jnp.asarray(pull, dtype),
+      jnp.asarray(num_steps, jnp.int32),
+    )
     # Not the maximum with 0 of what may be NaN.
     diagonal = jnp.diagonal(cross)
     roots = jnp.sqrt(jnp.where(diagonal < 0, 0.0, diagonal))
     scale = step.mean(roots)
     safe = jnp.where(scale == 0, 1.0, scale)
     # One after the other: the square may leave the range of numbers.
-    cross = jnp.where(scale == 0, 0.0, cross / safe / safe)
+    # Zeros of what is finite, NaN of what is not, which has to show.
+    cross = jnp.where(scale == 0, 0.0 * cross, cross / safe / safe)
     direction = task_shares(given, step)
     total = jnp.sum(direction)
     equal = step.active.astype(dtype) / step.num_active
