@@ -23,10 +23,9 @@ from optax_mtl.solvers._certificate import Certificate
 from optax_mtl.solvers._prepare import Prepared, dot, over
 from optax_mtl.solvers.gains import add_least
 
-# Most points of the path. 2 to 6 are typical; every fourth one halves the
-# interval of the levels' magnitudes, about 100 wide at the most, so that so many
-# leave less than a rounding of it.
-_TRIPS = 120
+# Most points of the path. 1 to 6 are typical; more than 20 are taken only where
+# gradients cancel to rounding before the path leaves the cone.
+_TRIPS = 24
 # Roundings under the Cholesky factor, so that it exists for dependent rows: it
 # only guesses.
 _RIDGE = 8.0
@@ -61,7 +60,8 @@ class _Point(NamedTuple):
   Attributes:
     level: Scalar.
     inside: Scalar, the cosine less that which is allowed; -1 past the end.
-    coefficients: `[T]`, of the direction, up to its length.
+    coefficients: `[T]`, of the direction, up to its length: their sum is 1.
+    square: Scalar, their combination's squared length.
     residual: Scalar, of the least-distance problem.
     guess: Scalar, the level at which the path would leave the cone if its
       support stayed; NaN if nowhere.
@@ -72,6 +72,7 @@ class _Point(NamedTuple):
   level: Array
   inside: Array
   coefficients: Array
+  square: Array
   residual: Array
   guess: Array
   steps: Array
@@ -82,8 +83,10 @@ class _Search(NamedTuple):
   """A bracket of where the path leaves the cone.
 
   Attributes:
-    low: The last point found inside.
+    low: The last point found inside; or the path's end, if it is inside.
     high: Scalar, the level of the first one outside.
+    free: Scalar bool, whether the path's end is inside.
+    cancels: Scalar bool, whether the path ends where gradients cancel.
     guess: Scalar, the next level to try.
     trips: Scalar int32.
     steps: Scalar int32.
@@ -92,6 +95,8 @@ class _Search(NamedTuple):
 
   low: _Point
   high: Array
+  free: Array
+  cancels: Array
   guess: Array
   trips: Array
   steps: Array
@@ -154,6 +159,7 @@ def _point(
     level=level,
     inside=jnp.where(usable, over(along, length) - path.cosine, -1.0),
     coefficients=coefficients,
+    square=square,
     residual=added.residual,
     guess=guess,
     steps=added.steps,
@@ -162,29 +168,44 @@ def _point(
 
 
 def _trip(path: _Path, tol: Array, limit: Array, at: _Search) -> _Search:
-  """Tries the level that was guessed.
+  """Tries the end of the path, and then the level that was guessed.
 
   Or the middle of the bracket, of levels by their magnitude: those below zero,
   and those above, may be as far apart as the squares of the gradients' lengths.
   """
-  low = at.low
+  low, one = at.low, jnp.ones_like(at.high)
+  last = at.trips == 0
   ends = jnp.arcsinh(jnp.stack([low.level, at.high]) / path.unit)
   middle = jnp.sinh(0.5 * ends[0] + 0.5 * ends[1]) * path.unit
   guessed = (at.guess > low.level) & (at.guess < at.high) & (at.trips % 4 < 3)
   level = jnp.where(guessed, at.guess, middle)
-  one = jnp.ones_like(level)
-  new = _point(path, level, one, tol, limit - at.steps)
+  # MGDA's direction: with the level 1 and nothing of the mean, what is added is
+  # as long as the inverse of its length.
+  level = jnp.where(last, 1.0, level)
+  new = _point(path, level, jnp.where(last, 0.0, one), tol, limit - at.steps)
   # A rounding outside is as good as one inside.
   inside = new.inside >= -0.5 * tol
-  standing = (level <= low.level) | (level >= at.high)
+  cancels = at.cancels | (last & (new.inside <= -1))
+  # From a level on at which the mean is a rounding beside what is added. Where
+  # the gradients cancel, every level above 0 is out of reach.
+  shortest = over(
+    jnp.sqrt(jnp.maximum(new.square, 0.0)),
+    dot(new.coefficients, path.gram.shortness),
+  )
+  far = jnp.where(cancels, 1.0, shortest / path.gram.eps) * path.unit
+  far = jnp.maximum(far, 2.0 * low.level)
+  standing = ~last & ((level <= low.level) | (level >= at.high))
   low = jax.tree.map(lambda a, b: jnp.where(inside, a, b), new, low)
+  free = last & inside
   return _Search(
     low=low,
-    high=jnp.where(inside, at.high, level),
-    guess=new.guess,
+    high=jnp.where(last, far, jnp.where(inside, at.high, level)),
+    free=free,
+    cancels=cancels,
+    guess=jnp.where(last, at.guess, new.guess),
     trips=at.trips + 1,
     steps=at.steps + new.steps,
-    done=(low.inside <= 0.5 * tol) | standing,
+    done=free | (low.inside <= 0.5 * tol) | standing,
   )
 
 
@@ -271,17 +292,6 @@ def conic_direction(
     unit=jnp.where(length > 0, length, one),
     cosine=jnp.clip(jnp.asarray(c).astype(dtype), 0.0, 1.0),
   )
-  # MGDA's direction, which ends the path: with the level 1 and nothing of the
-  # mean, what is added is as long as the inverse of its length.
-  end = _point(path, one, zero, 0.5 * tol, limit)
-  shortest = dot(end.coefficients, dot(prepared.cosines, end.coefficients))
-  shortest = over(
-    jnp.sqrt(jnp.maximum(shortest, 0.0)), dot(end.coefficients, costs)
-  )
-  # From a level on at which the mean is a rounding beside what is added. Where
-  # the gradients cancel, every level above 0 is out of reach.
-  cancels = end.inside <= -1
-  high = jnp.where(cancels, 1.0, shortest / prepared.eps) * length
   gains = jnp.where(there, over(linear, costs), jnp.inf)
   worst = there & (jnp.arange(num_tasks) == jnp.argmin(gains))
   level = jnp.min(gains)
@@ -289,6 +299,7 @@ def conic_direction(
     level=level,
     inside=1.0 - path.cosine,
     coefficients=over(mean, jnp.sum(mean)),
+    square=over(square, jnp.square(jnp.sum(mean))),
     residual=zero,
     guess=_guess(path, level, mean, worst),
     steps=none,
@@ -300,28 +311,26 @@ def conic_direction(
     lambda at: _trip(path, 0.5 * tol, limit, at),
     _Search(
       low=start,
-      high=jnp.maximum(high, 2.0 * start.level),
+      high=one,
+      free=jnp.zeros((), bool),
+      cancels=jnp.zeros((), bool),
       guess=start.guess,
       trips=none,
-      steps=end.steps,
-      done=(end.inside >= 0) | (start.inside <= 0.5 * tol) | vanishing,
+      steps=none,
+      done=(start.inside <= 0.5 * tol) | vanishing,
     ),
   )
-  free = end.inside >= 0
-  best = jax.tree.map(
-    lambda a, b: jnp.where(free & ~vanishing, a, b), end, found.low
-  )
-  own = dot(best.coefficients, dot(prepared.cosines, best.coefficients))
-  factor = over(length, jnp.sqrt(jnp.maximum(own, 0.0)))
+  best = found.low
+  factor = over(length, jnp.sqrt(jnp.maximum(best.square, 0.0)))
   longest = jnp.max(jnp.where(there, prepared.lengths, 0.0))
   weights = best.coefficients * factor * over(longest, prepared.lengths)
   equal = prepared.active.astype(dtype) / number
   weights = jnp.where(vanishing, equal, jnp.where(there, weights, 0.0))
-  apart = jnp.where(free | vanishing, 0.0, jnp.abs(best.inside))
+  apart = jnp.where(found.free | vanishing, 0.0, jnp.abs(best.inside))
   return prepared.poison(weights), prepared.certify(
     jnp.maximum(best.residual, apart),
     found.steps,
     tol,
     out_of_iterations=found.steps >= limit,
-    stationary=cancels,
+    stationary=found.cancels,
   )
