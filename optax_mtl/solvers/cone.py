@@ -24,7 +24,7 @@ from optax_mtl.solvers._prepare import Prepared, dot, over
 from optax_mtl.solvers.gains import add_least
 
 # Most points of the path. 1 to 6 are typical; more than 20 are taken only where
-# gradients cancel to rounding before the path leaves the cone.
+# gradients cancel, to rounding, before the path leaves the cone.
 _TRIPS = 24
 # Roundings under the Cholesky factor, so that it exists for dependent rows: it
 # only guesses.
@@ -225,11 +225,10 @@ def conic_direction(
   direction for the radius at which that leaves the cone, and that of the
   shortest vector in the hull of `g_i + θ ḡ` for a `θ >= 0`.
 
-  Where no direction in the cone improves every task, the same path is followed,
-  of the directions nearest to the mean with a least gain of at least so much,
-  as far as the cone allows; or until the gradients cancel, and there is nothing
-  to have a direction: the last point before is returned, and the status is
-  `STATIONARY`.
+  Where no direction in the cone improves every task, it is the one that hurts
+  the worst least. Only where the gradients cancel before the path from the mean
+  has left the cone, there is nothing to have a direction: the last point before
+  is returned, and the status is `STATIONARY`.
 
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
@@ -252,8 +251,9 @@ def conic_direction(
       from their least one where a task has more weight than the mean gives it,
       and short of it elsewhere, at unit diagonal and relative to the size of
       the terms; and how far the cosine is from `c`, unless it is larger and the
-      direction is MGDA's. At a level that is not negative, zero proves that `d`
-      is best. `iterations` are linear systems.
+      direction is MGDA's. Zero proves that `d` is best: with `d = a ḡ + g_x`, any
+      `e` of its length in the cone has `Σ x_i g_i · e <= ‖d‖² - a c ‖ḡ‖ ‖d‖`,
+      and `d` has equality. `iterations` are linear systems.
 
   Raises:
     TypeError: An argument has a dtype that makes no sense.
