@@ -220,8 +220,8 @@ def conic_direction(
   """Coefficients of the direction of the best worst gain within a cone.
 
   ConicGrad's: of all `d` with `‖d‖ = ‖ḡ‖` and `cos(d, ḡ) >= c`, with `ḡ` the
-  mean gradient, the one whose least gain `g_i · d` is largest. With `c = 1` that
-  is the mean, and once the cone holds it, MGDA's direction. It is CAGrad's
+  mean gradient, the one whose least gain `g_i · d` is largest. With `c = 1`
+  that is the mean, and once the cone holds it, MGDA's direction. It is CAGrad's
   direction for the radius at which that leaves the cone, and that of the
   shortest vector in the hull of `g_i + θ ḡ` for a `θ >= 0`.
 
@@ -251,9 +251,10 @@ def conic_direction(
       from their least one where a task has more weight than the mean gives it,
       and short of it elsewhere, at unit diagonal and relative to the size of
       the terms; and how far the cosine is from `c`, unless it is larger and the
-      direction is MGDA's. Zero proves that `d` is best: with `d = a ḡ + g_x`, any
-      `e` of its length in the cone has `Σ x_i g_i · e <= ‖d‖² - a c ‖ḡ‖ ‖d‖`,
-      and `d` has equality. `iterations` are linear systems.
+      direction is MGDA's. Zero proves that `d` is best: with `d = a ḡ + g_x`,
+      any `e` of its length in the cone has
+      `Σ x_i g_i · e <= ‖d‖² - a c ‖ḡ‖ ‖d‖`, and `d` has equality. `iterations`
+      are linear systems.
 
   Raises:
     TypeError: An argument has a dtype that makes no sense.

@@ -84,10 +84,10 @@ def test_errors():
 def test_no_direction_in_the_cone_does_better(num_tasks):
   """By a bound from the weights themselves, on every family.
 
-  With `d = a ḡ + g_x`, `x` and `a` not negative, and any `e` in the cone as long
-  as `d`: `Σ x_i (g_i · e) = d·e - a ḡ·e <= ‖d‖² - a c ‖ḡ‖‖d‖`, so that the least
-  gain of `e` is at most that over `Σ x_i`; of `d` itself, on the boundary or
-  with `a = 0`, it has to be as large.
+  With `d = a ḡ + g_x`, `x` and `a` not negative, and any `e` in the cone as
+  long as `d`: `Σ x_i (g_i · e) = d·e - a ḡ·e <= ‖d‖² - a c ‖ḡ‖‖d‖`, so that the
+  least gain of `e` is at most that over `Σ x_i`; of `d` itself, on the boundary
+  or with `a = 0`, it has to be as large.
   """
   c = 0.75
   data, found = cases(num_tasks), solved("conic_grad", num_tasks)

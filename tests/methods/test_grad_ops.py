@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 from families import DELTA, DEPENDENT, assert_at_most, cases, solved
-from one_step import CONFLICT, ORTHOGONAL, assert_oracles, assert_same
-from one_step import gradients, run
+from one_step import (
+  CONFLICT,
+  ORTHOGONAL,
+  assert_oracles,
+  assert_same,
+  gradients,
+  run,
+)
 from references import REFERENCES
 
 import optax_mtl

@@ -46,8 +46,7 @@ def test_two_batches_remove_the_bias():
   rng = np.random.default_rng(0)
   count, num_params = 400, 50
   noise = np.array([0.0, 2.0])[None, :, None]
-  draw = lambda: 1.0 + noise * rng.standard_normal((count, 2, num_params))
-  first, second = draw(), draw()
+  first, second = 1.0 + noise * rng.standard_normal((2, count, 2, num_params))
   mean = {}
   for name, other in (("one", first), ("two", second)):
     found = run_batch(
@@ -63,10 +62,10 @@ def test_two_batches_remove_the_bias():
 @pytest.mark.parametrize("source", ["stacked", "implicit"])
 def test_sources(name, source):
   """Each that has the params' gradients, with one program for both batches."""
-  loss_fn = lambda params, x: [
-    jnp.sum((params["w"] - x) ** 2),
-    jnp.sum((params["w"] + x) ** 2),
-  ]
+
+  def loss_fn(params, x):
+    return [jnp.sum((params["w"] - x) ** 2), jnp.sum((params["w"] + x) ** 2)]
+
   grads_fn = optax_mtl.value_and_task_grads(loss_fn, source=source)
   tx = optax_mtl.METHODS[name](2)
   params = {"w": jnp.array([0.3, -0.1])}

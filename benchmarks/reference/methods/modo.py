@@ -14,7 +14,7 @@ def modo(
   gamma: float = 1e-3,
   rho: float = 0.1,
 ) -> np.ndarray:
-  """Weights [steps, T]; `second_grads` [steps, T, P] are among the extra args."""
+  """Weights [steps, T]; `extra` has the second batch's, [steps, T, P]."""
   shares, out = np.full(num_tasks, 1 / num_tasks), []
   for first, second in zip(grads, extra["second_grads"], strict=True):
     combined = second.T @ shares

@@ -1,4 +1,4 @@
-"""PCD: the nearest direction to the primary gradient, by trying all supports."""
+"""PCD: the nearest direction to the primary one, by trying all supports."""
 
 import itertools
 

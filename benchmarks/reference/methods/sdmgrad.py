@@ -17,7 +17,7 @@ def sdmgrad(
   learning_rate: float = 10.0,
   momentum: float = 0.5,
 ) -> np.ndarray:
-  """Weights [steps, T]; `second_grads` [steps, T, P] are among the extra args."""
+  """Weights [steps, T]; `extra` has the second batch's, [steps, T, P]."""
   direction = or_equal(preference, num_tasks)
   direction = direction / direction.sum()
   shares, out = np.full(num_tasks, 1 / num_tasks), []

@@ -35,8 +35,9 @@ def conic_grad(num_tasks: int, c: ArrayLike = 0.75) -> WeightRule[Certificate]:
   It is exact, to a certificate that the state keeps; the paper and its code
   learn the weights instead, by a gradient step on them in each step of
   training, with a weight decay, and so has every step's direction lag behind.
-  Where no direction in the cone improves every task, `d` is the one on which the
-  worst task loses least. A task with a zero gradient counts in the mean only.
+  Where no direction in the cone improves every task, `d` is the one on which
+  the worst task loses least. A task with a zero gradient counts in the mean
+  only.
 
   Args:
     num_tasks: The number of tasks `T`.
