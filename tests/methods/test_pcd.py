@@ -4,7 +4,15 @@ import jax
 import numpy as np
 import pytest
 from families import DELTA, EPS, assert_at_most, cases, solved
-from one_step import assert_oracles, gradients, lengths, repeat, run, step
+from one_step import (
+  assert_oracles,
+  gradients,
+  lengths,
+  repeat,
+  run,
+  step,
+  together,
+)
 from references import REFERENCES
 
 import optax_mtl
@@ -69,22 +77,19 @@ def test_status():
 
 def test_the_average_of_the_squares():
   """Bias-corrected, as Adam's: (.9 · 1 + .1 · ...), and absent tasks wait."""
+  grads = np.stack([np.diag(row) for row in ([1.0, 1], [1, 3], [5, 9])])
+  active = np.array([[True, True], [True, True], [True, False]])
+  tx = optax_mtl.pcd(2, tau=1.0, decay=0.9)
   with jax.enable_x64(True):
-    tx = optax_mtl.pcd(2, tau=1.0, decay=0.9)
-    _, state = step(tx, [[1.0, 0.0], [0.0, 1.0]])
-    updates, state = step(tx, [[1.0, 0.0], [0.0, 3.0]], state)
-    average = (0.09 * 1 + 0.1 * 9) / 0.19
-    np.testing.assert_allclose(
-      state.memory.square_average, [1, average], rtol=1e-12
-    )
-    # τ‖g̃‖² of its own; of unit length.
-    share = 3 / np.sqrt(average)
-    expected = np.array([1, share]) / np.hypot(1, share)
-    np.testing.assert_allclose(updates, expected, rtol=1e-12)
-    alone = np.array([True, False])
-    _, later = step(tx, [[5.0, 0.0], [0.0, 9.0]], state, active=alone)
-    assert later.memory.square_average[1] == state.memory.square_average[1]
-    assert later.memory.square_average[0] > 2
+    updates, states = together({"": tx}, grads, active=active)[""]
+  averages = np.asarray(states.memory.square_average)
+  average = (0.09 * 1 + 0.1 * 9) / 0.19
+  np.testing.assert_allclose(averages[1], [1, average], rtol=1e-12)
+  # τ‖g̃‖² of its own; of unit length.
+  share = 3 / np.sqrt(average)
+  expected = np.array([1, share]) / np.hypot(1, share)
+  np.testing.assert_allclose(updates[1], expected, rtol=1e-12)
+  assert averages[2, 1] == averages[1, 1] and averages[2, 0] > 2
 
 
 def test_without_the_primary_the_others_are_summed():
@@ -96,7 +101,7 @@ def test_names_and_shares_by_name():
   grads = [[0.0, 9.0], [3.0, 0.0]]
   losses = {"aux": np.ones(()), "main": np.ones(())}
   tx = optax_mtl.pcd(2, tau={"aux": 1.0, "main": 0.3}, primary="main")
-  updates, _ = step(tx, grads, losses=losses)
+  updates, _ = jax.jit(lambda losses: step(tx, grads, losses=losses))(losses)
   np.testing.assert_allclose(updates, [3 * 0.5**0.5] * 2, rtol=1e-6)
   with pytest.raises(ValueError, match="primary='b', but the tasks are aux"):
     step(optax_mtl.pcd(2, primary="b"), grads, losses=losses)

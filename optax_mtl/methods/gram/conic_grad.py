@@ -32,9 +32,9 @@ def conic_grad(num_tasks: int, c: ArrayLike = 0.75) -> WeightRule[Certificate]:
   that would leave the cone, and always as long as the mean, so that the step
   length does not depend on `c`. The weights' sum is free.
 
-  It is exact, to a certificate that the state keeps; the paper and its code
-  learn the weights instead, by a gradient step on them in each step of
-  training, with a weight decay, and so has every step's direction lag behind.
+  It is exact, to a certificate that the state keeps; the paper learns the
+  weights instead, by a gradient step on them in each step of training, so that
+  its direction lags behind.
   Where no direction in the cone improves every task, `d` is the one on which
   the worst task loses least. A task with a zero gradient counts in the mean
   only.
@@ -42,7 +42,7 @@ def conic_grad(num_tasks: int, c: ArrayLike = 0.75) -> WeightRule[Certificate]:
   Args:
     num_tasks: The number of tasks `T`.
     c: The least cosine with the mean, in [0, 1]. Default 0.75, which is a
-      choice of ours: the paper tunes it for each benchmark.
+      choice of ours: an angle of 41°.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves

@@ -69,7 +69,7 @@ def dcgd(
 
   Args:
     num_tasks: The number of tasks `T`: 2, or more in two groups.
-    variant: "center" (default, the paper's best), "average" or "projection".
+    variant: "center" (default), "average" or "projection".
     residual: The task of the residual, by its row or its name, or several of
       them, as for a system of equations; all others are the second group.
       Default row 0; rows go by the order of the sorted names.

@@ -71,13 +71,14 @@ def sdmgrad(
   share.
 
   The authors' rate of 10 is far above what such steps converge with, about 3
-  over the largest eigenvalue of the normalized products, which is between 1 and
-  T: unless the products are small, `w` jumps between tasks, and which ones it
-  ends with is settled by `num_steps`. `learning_rate=1 / T` converges.
+  over the largest eigenvalue of the normalized products, which is 1 at least:
+  as a rule `w` jumps between tasks, and with which ones it ends is settled by
+  `num_steps`. `learning_rate=1 / T` converges for gradients of like lengths.
 
   Args:
     num_tasks: The number of tasks `T`.
-    pull: `λ >= 0`. Default 0.3, as in the paper for several of its runs.
+    pull: `λ >= 0`. Default 0.3, as in LibMTL; the authors' code has 0.3 and
+      0.6.
     preference: What each task counts, `p` [T], non-negative: a sequence in the
       order of the rows, or a dict by the tasks' names; it is brought to a sum
       of 1 over the tasks that are there. None (default): 1/T.
