@@ -64,7 +64,7 @@ class _Point(NamedTuple):
     square: Scalar, their combination's squared length.
     residual: Scalar, of the least-distance problem.
     guess: Scalar, the level at which the path would leave the cone if its
-      support stayed; NaN if nowhere.
+      support stayed; infinite if nowhere.
     steps: Scalar int32.
     done: Scalar bool, whether the limit was not reached.
   """
@@ -126,10 +126,11 @@ def _guess(
   (last, half), (_, first) = terms
   root = jnp.sqrt(jnp.maximum(half * half - first * last, 0.0))
   stable = -(half + jnp.where(half < 0, -root, root))
-  moved = jnp.stack([stable / first, last / stable])
-  valid = jnp.isfinite(moved) & (along[0] + moved * along[1] > 0)
+  divisors = jnp.stack([first, stable])
+  moved = jnp.stack([stable, last]) / jnp.where(divisors == 0, 1.0, divisors)
+  valid = (divisors != 0) & (along[0] + moved * along[1] > 0)
   distance = jnp.where(valid, jnp.abs(moved), jnp.inf)
-  return jnp.where(jnp.any(valid), level + moved[jnp.argmin(distance)], jnp.nan)
+  return jnp.where(jnp.any(valid), level + moved[jnp.argmin(distance)], jnp.inf)
 
 
 def _point(
