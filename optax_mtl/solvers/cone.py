@@ -278,6 +278,17 @@ def conic_direction(
   dtype, num_tasks = prepared.cosines.dtype, len(prepared.lengths)
   tol = _prepare.tolerance(tol, 32.0)
   limit = _prepare.iteration_limit(max_iter, 1000 + 5 * num_tasks)
+  c = jnp.asarray(c).astype(dtype)
+  return _solve(prepared, c, tol, limit)
+
+
+# Compiled as a whole, for calls from outside of jit.
+@jax.jit
+def _solve(
+  prepared: Prepared, c: Array, tol: Array, limit: Array
+) -> tuple[Array, Certificate]:
+  """`conic_direction` on checked arguments."""
+  dtype, num_tasks = prepared.cosines.dtype, len(prepared.lengths)
   number = jnp.maximum(jnp.sum(prepared.active.astype(dtype)), 1.0)
   mean = prepared.relative_lengths / number
   linear = dot(prepared.cosines, mean)
@@ -292,7 +303,7 @@ def conic_direction(
     linear=linear,
     square=square,
     unit=jnp.where(length > 0, length, one),
-    cosine=jnp.clip(jnp.asarray(c).astype(dtype), 0.0, 1.0),
+    cosine=jnp.clip(c, 0.0, 1.0),
   )
   gains = jnp.where(there, over(linear, costs), jnp.inf)
   worst = there & (jnp.arange(num_tasks) == jnp.argmin(gains))

@@ -17,6 +17,7 @@ only if the rest is zero, and `u` proves it: `G' u = 0` then and `h'u > 0`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -191,6 +192,20 @@ def nearest_with_gains(
   limit = _prepare.iteration_limit(max_iter, 50 + 5 * num_tasks)
   free = prepared.present & asked
   given = jnp.where(prepared.active, given, 0.0).astype(dtype)
+  return _solve(prepared, given, wanted.astype(dtype), free, tol, limit)
+
+
+# Compiled as a whole, for calls from outside of jit.
+@jax.jit
+def _solve(
+  prepared: Prepared,
+  given: Array,
+  wanted: Array,
+  free: Array,
+  tol: Array,
+  limit: Array,
+) -> tuple[Array, Certificate]:
+  """`nearest_with_gains` on checked arguments."""
   start = jnp.where(prepared.present, given, 0.0) * prepared.lengths
   wanted = jnp.where(free, wanted / prepared.lengths, 0.0)
   # The terms of a product with a unit gradient.
