@@ -187,6 +187,28 @@ def prepare(gram: ArrayLike, active: ArrayLike | None = None) -> Prepared:
   )
 
 
+class Spectrum(NamedTuple):
+  """Eigenpairs, and which of them count.
+
+  Attributes:
+    values: `[T]`, ascending; 1 where not kept.
+    vectors: `[T, T]`, one eigenvector per column.
+    kept: `[T]` bool.
+  """
+
+  values: Array
+  vectors: Array
+  kept: Array
+
+
+def with_rank(gram: Prepared, values: Array, vectors: Array) -> Spectrum:
+  """Decides the rank: eigenvalues below rounding are zero."""
+  kept = values > gram.number * gram.eps * jnp.max(values)
+  return Spectrum(
+    values=jnp.where(kept, values, 1.0), vectors=vectors, kept=kept
+  )
+
+
 def tolerance(tol: ArrayLike | None, roundings: float) -> Array:
   """The tolerance, or its default: so many roundings of the solver's dtype.
 

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
@@ -61,20 +61,23 @@ def _project(v: Array, active: Array, total: Array) -> Array:
   """`project_simplex` on checked arguments."""
   bad = jnp.any(active & (jnp.isnan(v) | (v == jnp.inf)))
 
+  # All that follows reads what the sort has written: a `v` that is computed in
+  # the same program may be computed more than once, fused with what reads it,
+  # and with other roundings, which no comparison of the two survives.
+  v = jnp.where(active, v, -jnp.inf)
+  falling, index = lax.sort((-v, lax.iota(jnp.int32, v.shape[0])), num_keys=1)
   # Counted from the largest entry, so that a large common part of `v` costs no
   # accuracy. Any entry with a part in the answer is within `total` of it.
-  v = jnp.where(active, v, -jnp.inf)
-  largest = jnp.max(v)
-  v = v - jnp.where(jnp.isfinite(largest), largest, 0.0)
-  ordered = jnp.sort(v, descending=True)
+  ordered = -falling
+  largest = ordered[0]
+  ordered = ordered - jnp.where(jnp.isfinite(largest), largest, 0.0)
   count = jnp.arange(1, v.shape[0] + 1).astype(v.dtype)
   inside = count * ordered > jnp.cumsum(ordered) - total
   size = jnp.sum(inside)
-  # The smallest entry inside says which ones are; then one mean over those in
-  # place of the running sum.
-  edge = ordered[jnp.maximum(size - 1, 0)]
-  support = active & (v >= edge) & (size > 0)
-  size = jnp.maximum(jnp.sum(support), 1).astype(v.dtype)
-  excess = (jnp.sum(jnp.where(support, v, 0.0)) - total) / size
-  projected = jnp.where(support, jnp.maximum(v - excess, 0.0), 0.0)
+  # One mean over those inside in place of the running sum.
+  support = jnp.arange(v.shape[0]) < size
+  excess = jnp.sum(jnp.where(support, ordered, 0.0)) - total
+  excess = excess / jnp.maximum(size, 1).astype(v.dtype)
+  projected = jnp.where(support, jnp.maximum(ordered - excess, 0.0), 0.0)
+  _, projected = lax.sort((index, projected), num_keys=1)
   return jnp.where(bad, jnp.nan, projected)

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from optax_mtl import _checks
 from optax_mtl.solvers import _prepare
 from optax_mtl.solvers._certificate import Certificate
-from optax_mtl.solvers._prepare import Prepared, dot, over
+from optax_mtl.solvers._prepare import Prepared, Spectrum, dot, over
 
 _SCALES = ("min", "median", "rmse")
 # What is computed from `T` terms and should be zero is taken for zero below so
@@ -31,28 +31,6 @@ _GRADED = 0.25
 # Least squared pivot of a factor, in roundings and units of `T`, whose singular
 # values have all their digits: two digits above the threshold of the rank.
 _PIVOT = 64.0
-
-
-class _Spectrum(NamedTuple):
-  """Eigenpairs, and which of them count.
-
-  Attributes:
-    values: `[T]`, ascending; 1 where not kept.
-    vectors: `[T, T]`, one eigenvector per column.
-    kept: `[T]` bool.
-  """
-
-  values: Array
-  vectors: Array
-  kept: Array
-
-
-def _with_rank(gram: Prepared, values: Array, vectors: Array) -> _Spectrum:
-  """Decides the rank: eigenvalues below rounding are zero."""
-  kept = values > gram.number * gram.eps * jnp.max(values)
-  return _Spectrum(
-    values=jnp.where(kept, values, 1.0), vectors=vectors, kept=kept
-  )
 
 
 class _Equal(NamedTuple):
@@ -82,7 +60,7 @@ def _solve_equal(gram: Prepared) -> _Equal:
   ones = gram.ones
   # Rows and columns of absent tasks are zero here, so that they have rank 0.
   matrix = gram.cosines * ones[:, None] * ones[None, :]
-  spectrum = _with_rank(gram, *jnp.linalg.eigh(matrix))
+  spectrum = _prepare.with_rank(gram, *jnp.linalg.eigh(matrix))
   dependent = jnp.sum(spectrum.kept.astype(ones.dtype)) < gram.number
   # What rounding leaves of a component that is zero must not be divided by a
   # small eigenvalue: the components' own rounding is that of T terms. Where
@@ -266,7 +244,7 @@ def conflict_free_direction(
   )
 
 
-def _decompose(gram: Prepared, order: Array) -> tuple[Array, _Spectrum]:
+def _decompose(gram: Prepared, order: Array) -> tuple[Array, Spectrum]:
   """The Gram matrix in an order, over its largest entry, and its spectrum.
 
   Where the lengths of the gradients are far apart, but not their directions
@@ -278,7 +256,7 @@ def _decompose(gram: Prepared, order: Array) -> tuple[Array, _Spectrum]:
   cosines = gram.cosines[order][:, order]
   matrix = cosines * relative[:, None] * relative[None, :]
   if len(order) <= _FEW:
-    return matrix, _with_rank(gram, *jnp.linalg.eigh(matrix))
+    return matrix, _prepare.with_rank(gram, *jnp.linalg.eigh(matrix))
   factor = lax.linalg.cholesky(cosines, symmetrize_input=False)
   # A pivot is the part of a gradient that is no combination of longer ones.
   pivot = jnp.min(jnp.diagonal(factor))
@@ -306,7 +284,7 @@ def _decompose(gram: Prepared, order: Array) -> tuple[Array, _Spectrum]:
     lambda: found,
     lambda: tuple(jnp.linalg.eigh(matrix + after.astype(matrix.dtype))),
   )
-  return matrix, _with_rank(gram, *pairs)
+  return matrix, _prepare.with_rank(gram, *pairs)
 
 
 def aligned_weights(

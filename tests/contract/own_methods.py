@@ -2,7 +2,7 @@
 
 One for each door: an update from the gradients themselves (`graddrop`), a
 weight rule with an optional extra arg (`even_fall`), one that reads a second
-batch (`modo`), one that sees the solutions of all members of a front
+batch (`two_batches`), one that sees the solutions of all members of a front
 (`grad_hv`), and a function around a whole training step (`keep_if_better`).
 With each weight rule goes a plain NumPy loop, as for the package's own.
 """
@@ -133,8 +133,8 @@ def even_fall(
   return optax_mtl.WeightRule(weigh, init)
 
 
-class ModoMemory(NamedTuple):
-  """What `modo` remembers.
+class TwoBatchesMemory(NamedTuple):
+  """What `two_batches` remembers.
 
   Attributes:
     shares: Array [T], a point of the simplex.
@@ -150,9 +150,9 @@ class ModoMemory(NamedTuple):
   weights_sum="1",
   claims=["positive_weights", "permutation_equivariant"],
 )
-def modo(
+def two_batches(
   num_tasks: int, rate: jax.typing.ArrayLike = 0.1
-) -> optax_mtl.WeightRule[ModoMemory]:
+) -> optax_mtl.WeightRule[TwoBatchesMemory]:
   """Weights that descend `‖Σ w_i g_i‖²`, from two independent batches.
 
   Args:
@@ -160,12 +160,12 @@ def modo(
     rate: Step length of the weights.
   """
 
-  def init() -> ModoMemory:
-    return ModoMemory(jnp.full((num_tasks,), 1.0 / num_tasks))
+  def init() -> TwoBatchesMemory:
+    return TwoBatchesMemory(jnp.full((num_tasks,), 1.0 / num_tasks))
 
   def weigh(
-    step: optax_mtl.Step, memory: ModoMemory
-  ) -> tuple[jax.Array, ModoMemory]:
+    step: optax_mtl.Step, memory: TwoBatchesMemory
+  ) -> tuple[jax.Array, TwoBatchesMemory]:
     # The active tasks share among them what they have of the simplex.
     mass = jnp.sum(step.only_active(memory.shares))
     known = mass > 0
@@ -179,7 +179,7 @@ def modo(
     slope = step.cross_gram() @ shares
     moved = shares - jnp.asarray(rate, slope.dtype) * slope
     new = optax_mtl.solvers.project_simplex(moved, active=step.active)
-    return shares, ModoMemory(step.hold(mass * new, memory.shares))
+    return shares, TwoBatchesMemory(step.hold(mass * new, memory.shares))
 
   return optax_mtl.WeightRule(weigh, init)
 
@@ -248,7 +248,7 @@ def keep_if_better(
 
 
 #: The names that the functions above have registered.
-NAMES = ("graddrop", "even_fall", "modo", "grad_hv")
+NAMES = ("graddrop", "even_fall", "two_batches", "grad_hv")
 
 
 def reference_even_fall(num_tasks, grads, extra, rate=0.3):
@@ -263,7 +263,7 @@ def reference_even_fall(num_tasks, grads, extra, rate=0.3):
   return np.stack(out)
 
 
-def reference_modo(num_tasks, grads, extra, rate=0.1):
+def reference_two_batches(num_tasks, grads, extra, rate=0.1):
   shares, out = np.full(num_tasks, 1 / num_tasks), []
   for first, second in zip(grads, extra["second_grads"], strict=True):
     out.append(shares)
@@ -275,4 +275,7 @@ def reference_modo(num_tasks, grads, extra, rate=0.1):
   return np.stack(out)
 
 
-REFERENCES = {"even_fall": reference_even_fall, "modo": reference_modo}
+REFERENCES = {
+  "even_fall": reference_even_fall,
+  "two_batches": reference_two_batches,
+}

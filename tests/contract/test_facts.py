@@ -38,7 +38,10 @@ EXPECTED = {
   "go4align": Facts(("losses",), (), False, False, True),
   "m_config": Facts((), (), False, False, False, single=True),
   "even_fall": Facts(("losses",), ("previous_losses",), False, False, True),
+  "pcd": Facts((), (), True, False, True),
+  "sdmgrad": Facts(("second_grads",), (), True, False, True),
   "modo": Facts(("second_grads",), (), True, False, True),
+  "two_batches": Facts(("second_grads",), (), True, False, True),
 }
 
 

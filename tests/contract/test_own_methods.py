@@ -56,10 +56,10 @@ def second_batch_losses(params, batch):
 
 
 @pytest.mark.parametrize("source", ["stacked", "implicit"])
-def test_modo_reads_both_batches_from_any_source(source):
+def test_two_batches_reads_both_batches_from_any_source(source):
   """`w - ρ G₁ᵀG₂ w`, on the simplex; the update is the first batch's."""
   grads_fn = optax_mtl.value_and_task_grads(second_batch_losses, source=source)
-  tx = harness.build("modo", (0, 1), rate=0.1)
+  tx = harness.build("two_batches", (0, 1), rate=0.1)
   params = jnp.array([0.5, 0.0])
   first = jnp.array([[1.0, 0.0], [0.0, 1.0]])
   second = jnp.array([[2.0, 0.0], [0.0, 0.5]])

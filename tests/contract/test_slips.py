@@ -373,8 +373,9 @@ def test_debug_nans_finds_none_in_the_methods(name):
     "preference": jnp.array([0.2, 0.3, 0.5]),
   }
   tx = methods.build(name)
-  extra = {k: needed[k] for k in optax_mtl.facts(tx).needs}
   good = jnp.array([[1.0, 2.0, -1.0, 0.5], [0.5, -1.0, 3.0, 1.0], [2.0] * 4])
+  needed["second_grads"] = good[::-1]
+  extra = {k: needed[k] for k in optax_mtl.facts(tx).needs}
   state = tx.init(good[0])
   for grads in (good, jnp.zeros_like(good)):
     # Anew for each: once `eigh` has run, JAX looks no more until it is set.

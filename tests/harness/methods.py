@@ -51,7 +51,7 @@ def weighs(name: str) -> bool:
 ORDERED = ("ldc_mtl",)
 
 #: All methods that weigh, and all that make an update from the gradients.
-WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
+WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "two_batches"]
 UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
 weighing_kinds = [n for n in every_kind if n not in UPDATING]
 

@@ -103,11 +103,13 @@ class Solved(NamedTuple):
     updates: Array [N, P], float64.
     weights: Array [N, T], float64.
     converged: Array [N] of bool; None for a method without a certificate.
+    status: Array [N] of int, how the solves ended; None likewise.
   """
 
   updates: np.ndarray
   weights: np.ndarray
   converged: np.ndarray | None
+  status: np.ndarray | None
 
 
 # Numbers that are traced, so that a method is compiled once per size.
@@ -156,11 +158,15 @@ def solved(name, num_tasks, **options):
     bound = DELTA * limit * (1 + data.size(found.weights) / safe[:, 0])
   assert_at_most(error, bound, data.names, norm[:, 0] > 0)
   assert (found.updates[data.names == "all_zero"] == 0).all()
-  converged = getattr(found.memory, "converged", None)
+  certificate = getattr(found.memory, "certificate", found.memory)
+  status = getattr(certificate, "status", None)
+  if status is None:
+    return Solved(found.updates, found.weights, None, None)
   return Solved(
     found.updates,
     found.weights,
-    None if converged is None else np.asarray(converged),
+    np.asarray(certificate.converged),
+    np.asarray(status),
   )
 
 

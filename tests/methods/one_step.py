@@ -31,6 +31,9 @@ _TRACED = {
   # `inf` is no limit.
   "nash_mtl": {"max_norm": 1.0},
   "fairgrad": {"alpha": 1.0, "max_norm": 1.0},
+  "pcd": {"tau": 0.02, "primary": 0},
+  "conic_grad": {"c": 0.75},
+  "grad_ops": {"alpha": 0.0},
 }
 # Several algorithms that share nearly all operations: cheaper without jit,
 # where each operation is compiled once for all of them.

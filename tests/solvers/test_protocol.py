@@ -10,6 +10,10 @@ from optax_mtl import solvers
 from optax_mtl.solvers import Status, combined
 
 _UPGRAD = {"vectors": np.eye(3, dtype=np.float32)}
+_GAINS = {
+  "vector": np.array([1.0, 0.0, 0.0], np.float32),
+  "gains": np.full(3, 0.5, np.float32),
+}
 # Name -> solver of a [3, 3] matrix, with what else it needs.
 SOLVERS = {
   "min_norm": (solvers.min_norm, {}),
@@ -17,13 +21,19 @@ SOLVERS = {
   "min_norm_trace": (solvers.min_norm_trace, {"num_steps": 2}),
   "project_dual_cone": (solvers.project_dual_cone, _UPGRAD),
   "cagrad_weights": (solvers.cagrad_weights, {"c": 0.5}),
+  "nearest_with_gains": (solvers.nearest_with_gains, _GAINS),
+  "conic_direction": (solvers.conic_direction, {"c": 0.95}),
+  "orthogonal_parts": (solvers.orthogonal_parts, {}),
   "nash_bargaining": (solvers.nash_bargaining, {}),
   "fairness": (solvers.fairness, {"alpha": 2.0}),
   "equal_projections": (solvers.equal_projections, {}),
   "conflict_free_direction": (solvers.conflict_free_direction, {}),
   "aligned_weights": (solvers.aligned_weights, {}),
 }
-DIRECT = ("equal_projections", "conflict_free_direction", "aligned_weights")
+DIRECT = (
+  *("equal_projections", "conflict_free_direction", "aligned_weights"),
+  "orthogonal_parts",
+)
 CERTIFIED = {k: v for k, v in SOLVERS.items() if k != "min_norm_trace"}
 
 

@@ -75,7 +75,7 @@ def test_a_loss_that_is_not_positive():
 
 
 def test_what_it_needs():
-  tx = optax_mtl.log_losses(harness.build("modo", (0, 1)))
+  tx = optax_mtl.log_losses(harness.build("two_batches", (0, 1)))
   grads, state = jnp.eye(2), tx.init(jnp.zeros(2))
   with pytest.raises(TypeError, match="log_losses needs losses= with every"):
     tx.update(grads, state, second_grads=grads)

@@ -19,7 +19,9 @@ def scaled(grads, weights):
   )
 
 
-@pytest.mark.parametrize("name", ["pcgrad", "gradnorm", "graddrop", "modo"])
+@pytest.mark.parametrize(
+  "name", ["pcgrad", "gradnorm", "graddrop", "two_batches"]
+)
 def test_the_second_sees_weighted_gradients(name):
   """Step by step as two methods, each with a state of its own."""
   first, second = harness.build("dwa"), harness.build(name)

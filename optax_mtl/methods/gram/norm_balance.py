@@ -13,6 +13,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule, WeightRule
 from optax_mtl._step import Step
+from optax_mtl.methods._moving_mean import moving_mean
 from optax_mtl.methods._reference_task import (
   check_reference_task,
   reference_task,
@@ -96,14 +97,9 @@ def _moved(
   decay: ArrayLike,
 ) -> NormBalanceMemory:
   """The memory with one more value [T] in the average of those that learn."""
-  decay = jnp.asarray(decay, value.dtype)
-  mass = decay * memory.balance_mass + (1 - decay)
-  # Stored with its bias corrected: the mean of all values so far, the last
-  # ones counting most.
-  rate = (1 - decay) / mass
-  average = memory.balance_average + rate * (value - memory.balance_average)
+  new = moving_mean(*memory, value, decay)
   return step.hold(
-    NormBalanceMemory(average, mass), memory, learns & jnp.isfinite(value)
+    NormBalanceMemory(*new), memory, learns & jnp.isfinite(value)
   )
 
 

@@ -1,0 +1,79 @@
+"""SDMGrad: MGDA's weights, pulled towards a direction of the user's."""
+
+import numpy as np
+import pytest
+from one_step import assert_same, gradients, run, run_batch, step
+
+import optax_mtl
+
+SMALL = {"learning_rate": 0.3, "num_steps": 300}
+
+
+def sdmgrad(grads, second=None, **options):
+  extra = {"second_grads": grads if second is None else second}
+  return run_batch("sdmgrad", grads, dtype="float64", extra=extra, **options)
+
+
+def test_without_a_pull_it_is_mgda():
+  """With steps that converge, and one batch for both."""
+  found = sdmgrad(gradients(3), pull=0.0, **SMALL)
+  assert_same(found.updates, run("mgda", gradients(3)).updates, 1e-6)
+
+
+def test_the_pulled_problem():
+  """`w` minimises `‖g_w + λ ḡ‖`: MGDA of the gradients moved by `λ ḡ`."""
+  grads = gradients(3)
+  found = sdmgrad(grads, pull=0.7, **SMALL)
+  moved = grads + 0.7 * grads.mean(axis=1, keepdims=True)
+  assert_same(1.7 * found.updates, run("mgda", moved).updates, 1e-6)
+  # Much of it is the mean.
+  mean = sdmgrad(grads, pull=1e9, **SMALL).updates
+  assert_same(mean, grads.mean(axis=1), 1e-8)
+
+
+def test_a_preference_is_another_direction():
+  grads = gradients(3)
+  share = (3.0, 0.0, 1.0)
+  found = sdmgrad(grads, pull=1e9, preference=share, **SMALL)
+  assert_same(found.updates, (3 * grads[:, 0] + grads[:, 2]) / 4, 1e-8)
+  with pytest.raises(ValueError, match="preference"):
+    optax_mtl.sdmgrad(2, preference=[-1.0, 1.0])
+
+
+def test_one_step_by_hand():
+  """`G₁ G₂ᵀ = [[4, 0], [0, -1]]`, of which the roots' mean is 1."""
+  tx = optax_mtl.sdmgrad(
+    2, pull=0.0, num_steps=2, learning_rate=0.1, momentum=0.5
+  )
+  _, state = step(tx, np.diag([2.0, 1.0]), second_grads=np.diag([2.0, -1.0]))
+  # Slopes (2, -.5): w = (.375, .625); then 4 · .375 + 1 and -.625 - .25.
+  np.testing.assert_allclose(
+    state.weights, [0.375 - 0.16875, 0.625 + 0.16875], rtol=1e-6
+  )
+
+
+def test_noise_alone_moves_nothing():
+  """All of the diagonal negative: there is no scale, and `w` stays."""
+  grads = np.eye(2)
+  _, state = step(optax_mtl.sdmgrad(2), grads, second_grads=-grads)
+  np.testing.assert_array_equal(state.weights, [0.5, 0.5])
+
+
+def test_the_shares_go_on_from_where_they_were():
+  tx = optax_mtl.sdmgrad(2, num_steps=1, learning_rate=0.1)
+  grads = np.diag([1.0, 2.0])
+  _, first = step(tx, grads, second_grads=grads)
+  _, second = step(tx, grads, first, second_grads=grads)
+  shares = [s.memory.sdmgrad_shares[0] for s in (first, second)]
+  assert 0.5 < shares[0] < shares[1]
+
+
+def test_errors():
+  for name, value in {
+    "pull": -1.0,
+    "num_steps": 0,
+    "learning_rate": 0.0,
+    "momentum": 1.0,
+  }.items():
+    with pytest.raises(ValueError, match=f"{name} must lie in"):
+      optax_mtl.sdmgrad(2, **{name: value})
