@@ -52,7 +52,7 @@ ORDERED = ("ldc_mtl",)
 
 #: All methods that weigh, and all that make an update from the gradients.
 WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "modo"]
-UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
+UPDATING = [n for n in NAMES if not weighs(n)] + ["largest_entry"]
 weighing_kinds = [n for n in every_kind if n not in UPDATING]
 
 
