@@ -213,7 +213,7 @@ def row_totals(
 
 
 def _squares_in(rows: jax.Array, units: jax.Array) -> jax.Array:
-  """The squares of the entries of rows [T, ...], in units [T] of other sizes."""
+  """The squares of entries [T, ...], in units [T] of other sizes."""
   return jnp.square(jnp.abs(rows).astype(units.dtype) / beside(units, rows))
 
 

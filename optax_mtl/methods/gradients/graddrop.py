@@ -14,7 +14,7 @@ from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
 from optax_mtl.linalg.alike import alike
 from optax_mtl.methods.gradients import _entries
-from optax_mtl.methods.gradients._trunk import as_update, trunk_rows
+from optax_mtl.methods.gradients._trunk import as_update, in_trunk, trunk_rows
 from optax_mtl.sources.task_gradients import AtRepresentation
 
 
@@ -36,7 +36,9 @@ def _uniforms(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
 
 
-def draw_uniforms(key: jax.Array, rows: Sequence[jax.Array]) -> list[jax.Array]:
+def draw_uniforms(
+  key: jax.Array, rows: Sequence[jax.Array], numbers: Sequence[int]
+) -> list[jax.Array]:
   """A uniform number for each entry.
 
   Those of array number i are drawn from `fold_in(key, i)`, whatever the others
@@ -45,12 +47,15 @@ def draw_uniforms(key: jax.Array, rows: Sequence[jax.Array]) -> list[jax.Array]:
   Args:
     key: The step's key.
     rows: Arrays [T, *shape].
+    numbers: The arrays' numbers.
 
   Returns:
     Arrays [*shape] float32.
   """
+  if not rows:
+    return []
   keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
-    jnp.arange(len(rows), dtype=jnp.uint32)
+    jnp.array(numbers, jnp.uint32)
   )
   drawn: list[jax.Array] = [key] * len(rows)
   for group in alike(rows):
@@ -113,13 +118,30 @@ def _signed_sums(
   return signed if axis is None else jnp.sum(signed, axis=axis + 1)
 
 
+def _numbers(leaves: Sequence[Any], mask: Sequence[bool] | None) -> list[int]:
+  """Numbers of what `_entries.split` makes of the leaves that a mask selects.
+
+  A leaf's is its place among all, so that the same is drawn for it whether the
+  others are seen or not. An imaginary part's comes after all of them.
+  """
+  numbers: list[int] = []
+  for place, leaf in enumerate(leaves):
+    if mask is None or mask[place]:
+      numbers.append(place)
+      if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        numbers.append(place + len(leaves))
+  return numbers
+
+
 def _at_params(step: Step, key: jax.Array, leaks: jax.Array) -> Any:
   """Signs at the params: each entry has one."""
   leaves = trunk_rows(step)
   rows = _entries.split(leaves)
+  everything = jax.tree.leaves(step.gradients.params_like)
+  uniforms = draw_uniforms(key, rows, _numbers(everything, in_trunk(step)))
   parts = [
     _one_sign(row, row, uniform, leaks, None)
-    for row, uniform in zip(rows, draw_uniforms(key, rows), strict=True)
+    for row, uniform in zip(rows, uniforms, strict=True)
   ]
   return as_update(step, _entries.joined(parts, leaves))
 
@@ -147,9 +169,10 @@ def _at_representation(
   signed = [
     _signed_sums(*pair, axis) for pair in zip(values, rows, strict=True)
   ]
+  uniforms = draw_uniforms(key, signed, _numbers(leaves, None))
   parts = [
     _one_sign(*each, leaks, axis)
-    for each in zip(rows, signed, draw_uniforms(key, signed), strict=True)
+    for each in zip(rows, signed, uniforms, strict=True)
   ]
   picked = _entries.joined(parts, leaves)
   at_z = [x.astype(leaf.dtype) for x, leaf in zip(picked, leaves, strict=True)]

@@ -1,11 +1,15 @@
 """The median of the gradients, entry by entry."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
 from optax_mtl.methods.gradients._ranks import middle_mean
+
+
+class MedianMemory(NamedTuple):
+  """What `median` remembers: nothing."""
 
 
 @method(
@@ -15,7 +19,7 @@ from optax_mtl.methods.gradients._ranks import middle_mean
   weights_sum="none",
   claims=["scale_equivariant"],
 )
-def median(num_tasks: int) -> UpdateRule[tuple[()]]:
+def median(num_tasks: int) -> UpdateRule[MedianMemory]:
   """The median of the tasks' gradients, in each entry by itself.
 
   As long as more than half of the tasks agree on an entry, the others cannot
@@ -59,7 +63,7 @@ def median(num_tasks: int) -> UpdateRule[tuple[()]]:
   """
   del num_tasks
 
-  def update(step: Step, memory: tuple[()]) -> tuple[Any, tuple[()]]:
+  def update(step: Step, memory: MedianMemory) -> tuple[Any, MedianMemory]:
     return middle_mean(step, None), memory
 
-  return UpdateRule(update, lambda params: ())
+  return UpdateRule(update, lambda params: MedianMemory())

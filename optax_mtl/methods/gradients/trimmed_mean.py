@@ -1,6 +1,6 @@
 """The mean of the gradients without the largest and the smallest entries."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -12,6 +12,10 @@ from optax_mtl._step import Step
 from optax_mtl.methods.gradients._ranks import middle_mean
 
 
+class TrimmedMeanMemory(NamedTuple):
+  """What `trimmed_mean` remembers: nothing."""
+
+
 @method(
   paper="Yin, Chen, Ramchandran & Bartlett, Byzantine-Robust Distributed "
   "Learning: Towards Optimal Statistical Rates, ICML 2018",
@@ -20,14 +24,16 @@ from optax_mtl.methods.gradients._ranks import middle_mean
   example=lambda tasks: {"trim": min(1, (len(tasks) - 1) // 2)},
   claims=["scale_equivariant"],
 )
-def trimmed_mean(num_tasks: int, trim: ArrayLike = 1) -> UpdateRule[tuple[()]]:
+def trimmed_mean(
+  num_tasks: int, trim: ArrayLike = 1
+) -> UpdateRule[TrimmedMeanMemory]:
   """The mean of the tasks' gradients without the extremes of each entry.
 
   In each entry the `trim` largest and the `trim` smallest are left out, and the
   update is the mean of the rest: so up to `trim` tasks, whatever their
   gradients are, cannot carry an entry beyond those of the others. It is a mean
-  over `T - 2 trim` tasks, and as long as one gradient. `trim=0` is the mean,
-  and the largest trim that leaves something is `median`.
+  over `T - 2 trim` tasks: as long as one gradient, and not as their sum.
+  `trim=0` is the mean, and the largest trim that leaves something is `median`.
 
   It was made for workers that have the same task, some of them broken. Of
   tasks that differ it leaves out those that differ most, and need not descend
@@ -73,7 +79,9 @@ def trimmed_mean(num_tasks: int, trim: ArrayLike = 1) -> UpdateRule[tuple[()]]:
       f"be at most {most}, which is optax_mtl.median(num_tasks)."
     )
 
-  def update(step: Step, memory: tuple[()]) -> tuple[Any, tuple[()]]:
+  def update(
+    step: Step, memory: TrimmedMeanMemory
+  ) -> tuple[Any, TrimmedMeanMemory]:
     return middle_mean(step, jnp.asarray(trim).astype(jnp.int32)), memory
 
-  return UpdateRule(update, lambda params: ())
+  return UpdateRule(update, lambda params: TrimmedMeanMemory())
