@@ -28,7 +28,7 @@ EXPECTED = {
   "median": Facts((), (), False, True, False),
   "moco": Facts((), (), False, True, False),
   "db_mtl": Facts(("losses",), (), False, True, False),
-  "excess_mtl": Facts((), (), False, True, False, sums=True),
+  "excess_mtl": Facts((), (), False, True, False),
   "largest_entry": Facts((), (), False, True, False),
   "famo": Facts(("losses",), ("previous_losses",), False, False, True),
   "relobralo": Facts(("losses",), (), False, False, True),

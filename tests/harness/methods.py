@@ -29,7 +29,7 @@ KINDS = {
   "gram, key": "pcgrad",
   "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "update, stacked": "graddrop",
+  "update, stacked": "largest_entry",
   "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())

@@ -12,6 +12,7 @@ from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
 from optax_mtl.methods.gradients._trunk import (
+  as_update,
   replaced,
   trunk_of,
   trunk_rows,
@@ -137,8 +138,8 @@ def excess_mtl(
     # Of nothing the softmax is 0 / 0.
     weights = jax.nn.softmax(logs, where=step.active | ~anyone)
     weights = step.only_active(weights)
-    # All leaves get these weights: of the heads' nothing is used.
-    new = step.gradients.combine(weights, head_weights=weights, keep=step.keep)
+    # The rows of absent tasks are zeros.
+    new = as_update(step, linalg.combine(rows, weights))
     return new, ExcessMtlMemory(
       replaced(step, roots, memory.gradient_roots),
       jnp.where(known, memory.first_excess, excess),
