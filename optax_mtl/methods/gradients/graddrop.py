@@ -12,7 +12,7 @@ from optax_mtl._dtypes import solver_dtype
 from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
-from optax_mtl.linalg.alike import alike
+from optax_mtl.linalg.alike import kinds
 from optax_mtl.methods.gradients import _entries
 from optax_mtl.methods.gradients._trunk import as_update, in_trunk, trunk_rows
 from optax_mtl.sources.task_gradients import AtRepresentation
@@ -42,7 +42,8 @@ def draw_uniforms(
   """A uniform number for each entry.
 
   Those of array number i are drawn from `fold_in(key, i)`, whatever the others
-  are: those of small arrays of one kind by one program.
+  are: those of one kind by one program, for it compiles for a quarter of a
+  second.
 
   Args:
     key: The step's key.
@@ -57,12 +58,11 @@ def draw_uniforms(
   keys = jax.vmap(functools.partial(jax.random.fold_in, key))(
     jnp.array(numbers, jnp.uint32)
   )
-  drawn: list[jax.Array] = [key] * len(rows)
-  for group in alike(rows):
-    numbers = _uniforms(keys[jnp.array(group)], rows[group[0]].shape[1:])
-    for place, position in enumerate(group):
-      drawn[position] = numbers[place]
-  return drawn
+  drawn: dict[int, jax.Array] = {}
+  for group in kinds(rows):
+    numbers_of = _uniforms(keys[jnp.array(group)], rows[group[0]].shape[1:])
+    drawn.update({at: numbers_of[n] for n, at in enumerate(group)})
+  return [drawn[at] for at in range(len(rows))]
 
 
 # Jitted so that leaves of one shape are traced and lowered once.
@@ -95,14 +95,18 @@ def _one_sign(
   total, size = _entries.over_tasks(add_up, (zeros, zeros), signed)
   # `P > U` with `P = (1 + total / size) / 2`, without dividing by zero.
   positive = total > (2 * uniform.astype(total.dtype) - 1) * size
+  # What is not finite has to show: then nothing is dropped.
+  finite = size < jnp.inf
+  # Else they are computed anew for each task, in a fusion that compiles for
+  # long.
+  positive, finite = jax.lax.optimization_barrier((positive, finite))
 
   def pick(picked: jax.Array, task: Any) -> jax.Array:
     row, sign, leak = task
-    # What is not finite has to show.
-    kept = jnp.where(positive, sign > 0, sign < 0) | ~jnp.isfinite(sign)
+    dropped = jnp.where(positive, sign <= 0, sign >= 0) & finite
     if axis is not None:
-      kept = jnp.expand_dims(kept, axis)
-    return picked + jnp.where(kept, row, leak * row)
+      dropped = jnp.expand_dims(dropped, axis)
+    return picked + jnp.where(dropped, leak * row, row)
 
   return _entries.over_tasks(
     pick, jnp.zeros_like(rows[0]), (rows, signed, leaks)

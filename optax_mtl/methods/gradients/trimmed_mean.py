@@ -73,7 +73,8 @@ def trimmed_mean(
   """
   _checks.check_whole("trim", trim, 0)
   most = (num_tasks - 1) // 2
-  if _checks.is_python_number(trim) and int(trim) > most:
+  known: Any = trim
+  if _checks.is_python_number(known) and known > most:
     raise ValueError(
       f"trim={trim} on either side leaves nothing of {num_tasks} tasks: it can "
       f"be at most {most}, which is optax_mtl.median(num_tasks)."
