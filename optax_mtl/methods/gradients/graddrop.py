@@ -33,7 +33,7 @@ class GraddropMemory(NamedTuple):
 def _uniforms(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Uniform numbers in [0, 1) from each of n keys, [n, *shape] float32."""
   # 32 bits under x64 too, so that the draws are the same there.
-  return jax.vmap(lambda key: jax.random.uniform(key, shape, jnp.float32))(keys)
+  return jax.vmap(lambda k: jax.random.uniform(k, shape, jnp.float32))(keys)
 
 
 def draw_uniforms(
@@ -60,8 +60,10 @@ def draw_uniforms(
   )
   drawn: dict[int, jax.Array] = {}
   for group in kinds(rows):
-    numbers_of = _uniforms(keys[jnp.array(group)], rows[group[0]].shape[1:])
-    drawn.update({at: numbers_of[n] for n, at in enumerate(group)})
+    together = _uniforms(keys[jnp.array(group)], rows[group[0]].shape[1:])
+    # Else what is done with them is compiled anew for each, with its place.
+    apart = jax.lax.optimization_barrier(list(together))
+    drawn.update(zip(group, apart, strict=True))
   return [drawn[at] for at in range(len(rows))]
 
 
