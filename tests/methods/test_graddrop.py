@@ -138,8 +138,9 @@ def expected(params, axis, leaks, active):
   )
 
 
-@pytest.mark.parametrize("heads_fn", [heads, one_vector])
-@pytest.mark.parametrize("axis", [0, None])
+@pytest.mark.parametrize(
+  "heads_fn, axis", [(heads, 0), (heads, None), (one_vector, 0)]
+)
 def test_at_the_representation(heads_fn, axis):
   """One sign a feature, or one an example's feature; the heads are left alone.
 

@@ -15,6 +15,7 @@ from optax_mtl._step import Step
 from optax_mtl.linalg.alike import kinds
 from optax_mtl.methods.gradients import _entries
 from optax_mtl.methods.gradients._trunk import as_update, in_trunk, trunk_rows
+from optax_mtl.sources import units
 from optax_mtl.sources.task_gradients import AtRepresentation
 
 
@@ -33,7 +34,8 @@ class GraddropMemory(NamedTuple):
 def _uniforms(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Uniform numbers in [0, 1) from each of n keys, [n, *shape] float32."""
   # 32 bits under x64 too, so that the draws are the same there.
-  return jax.vmap(lambda k: jax.random.uniform(k, shape, jnp.float32))(keys)
+  draw = lambda key: jax.random.uniform(key, shape, jnp.float32)  # noqa: E731
+  return units.map_rows(draw, keys, None)
 
 
 def draw_uniforms(
