@@ -39,9 +39,6 @@ ALIASES: Mapping[str, tuple[Alias, ...]] = {
   ),
   "ConFIG": _row("conflict_free(T)", "ConFIG, TorchJD"),
   "Constant": _row("fixed_weighting(T, weights)", "TorchJD"),
-  "DB_MTL": _row(
-    "norm_balance(T, **NORM_BALANCE_SETTINGS['db_mtl'])", "LibMTL"
-  ),
   "EW": _row("equal_weighting(T)", "LibMTL"),
   "HomoscedasticUncertainty": _row("uncertainty_weighting(T)", "PhysicsNeMo"),
   "GradNorm": (

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources.stacked import as_task_gradients
-from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
 
 _Tree = TypeVar("_Tree")
 _Value = TypeVar("_Value")
@@ -331,6 +331,20 @@ class Step:
   def stacked(self) -> Any:
     """The gradients, leaves [T, *shape], with 0 for tasks that take no part."""
     return jax.tree.map(self.only_active, self.gradients.stacked())
+
+  def at_representation(self) -> AtRepresentation | None:
+    """The trunk's output and the gradients there, 0 for absent tasks.
+
+    For methods whose paper changes what is pulled back through the trunk.
+
+    Returns:
+      What the representation source has; None with any other source.
+    """
+    there = self.gradients.at_representation()
+    if there is None:
+      return None
+    rows = jax.tree.map(self.only_active, there.gradients)
+    return there._replace(gradients=rows)
 
   def _both_active(self, matrix: jax.Array) -> jax.Array:
     if self.keep is None:

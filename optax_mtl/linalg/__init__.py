@@ -1,6 +1,12 @@
 """Linear algebra on trees of stacked task gradients."""
 
-from optax_mtl.linalg.entries import largest, total, tree_finite
+from optax_mtl.linalg.entries import (
+  largest,
+  lengths,
+  row_totals,
+  total,
+  tree_finite,
+)
 from optax_mtl.linalg.rows import beside, choose, zeros
 from optax_mtl.linalg.stacked import (
   combine,
@@ -20,7 +26,9 @@ __all__ = [
   "finite",
   "gram",
   "largest",
+  "lengths",
   "project",
+  "row_totals",
   "scaled",
   "squared_norms",
   "total",

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from optax_mtl import _jax_internals
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.linalg.alike import kinds
+from optax_mtl.linalg.rows import beside
 
 # Arrays that are joined at once. Of 4 to 32, 8 compile and run fastest.
 _TERMS = 8
@@ -169,6 +170,76 @@ def largest(arrays: Sequence[jax.Array]) -> jax.Array:
   """
   zero = jnp.zeros((), solver_dtype())
   return over_entries(jnp.abs, jnp.maximum, _max, zero, [arrays])
+
+
+def _row_axes(values: jax.Array) -> tuple[int, ...]:
+  return tuple(range(1, values.ndim))
+
+
+def _sum_of_rows(values: jax.Array) -> jax.Array:
+  return jnp.sum(values.astype(solver_dtype()), axis=_row_axes(values))
+
+
+def _max_of_rows(values: jax.Array) -> jax.Array:
+  values = values.astype(solver_dtype())
+  return jnp.max(values, axis=_row_axes(values), initial=0)
+
+
+def row_totals(
+  function: Callable[..., jax.Array],
+  num_rows: int,
+  *lists: Sequence[jax.Array],
+  numbers: Sequence[jax.Array] = (),
+) -> jax.Array:
+  """As `total`, of each row of arrays [T, ...] by itself.
+
+  Args:
+    function: As in `total`, of arrays [T, ...].
+    num_rows: The number of rows T.
+    *lists: Lists of arrays [T, ...], alike.
+    numbers: Arrays [T] or scalars.
+
+  Returns:
+    Array [T] of `solver_dtype()`; 0 of no entries.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> rows = jnp.array([[3.0, 4.0], [1.0, 0.0]])
+    >>> row_totals(jnp.square, 2, [rows, rows])
+    Array([50.,  2.], dtype=float32)
+  """
+  zeros = jnp.zeros((num_rows,), solver_dtype())
+  return over_entries(function, jnp.add, _sum_of_rows, zeros, lists, numbers)
+
+
+def _squares_in(rows: jax.Array, units: jax.Array) -> jax.Array:
+  """The squares of entries [T, ...], in units [T] of other sizes."""
+  return jnp.square(jnp.abs(rows).astype(units.dtype) / beside(units, rows))
+
+
+def lengths(arrays: Sequence[jax.Array], num_rows: int) -> jax.Array:
+  """The length of each row, whatever its scale; twice the data is read.
+
+  Entries are divided by their row's largest before they are squared, so that
+  none overflows, and none underflows that counts.
+
+  Args:
+    arrays: Arrays [T, ...], real or complex.
+    num_rows: The number of rows T.
+
+  Returns:
+    Array [T] of `solver_dtype()`; 0 of no entries.
+
+  Example:
+    >>> import jax.numpy as jnp
+    >>> lengths([jnp.array([[3e30, 4e30], [0.0, 0.0]])], 2)
+    Array([5.e+30, 0.e+00], dtype=float32)
+  """
+  zeros = jnp.zeros((num_rows,), solver_dtype())
+  sizes = over_entries(jnp.abs, jnp.maximum, _max_of_rows, zeros, [arrays])
+  units = jnp.where(sizes == 0, jnp.ones_like(sizes), sizes)
+  squares = row_totals(_squares_in, num_rows, arrays, numbers=[units])
+  return units * jnp.sqrt(squares)
 
 
 def tree_finite(tree: Any) -> jax.Array:

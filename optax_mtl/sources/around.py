@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
 
 
 class AroundTaskGradients(TaskGradients):
@@ -31,6 +31,10 @@ class AroundTaskGradients(TaskGradients):
   def params_like(self) -> Any:
     """As in `TaskGradients`."""
     return self.inner.params_like
+
+  def at_representation(self) -> AtRepresentation | None:
+    """As in `TaskGradients`."""
+    return self.inner.at_representation()
 
   def finite(self) -> jax.Array:
     """As in `TaskGradients`."""

@@ -12,13 +12,13 @@ one gradient for each that they pull back, and [T] numbers a column.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
 from optax_mtl import _jax_internals
 from optax_mtl.sources.pullbacks import UnstoredTaskGradients
-from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
 from optax_mtl.sources.trunk import HeadGradients, TrunkTaskGradients
 
 #: One or several named axes.
@@ -220,6 +220,12 @@ class _AveragedAtRepresentation(AveragedTaskGradients):
     fun: Callable[[list[jax.Array]], Any],
     mask: Sequence[bool] | None,
   ) -> Any:
+    self._refuse_entries()
+
+  def at_representation(self) -> AtRepresentation | None:
+    self._refuse_entries()
+
+  def _refuse_entries(self) -> NoReturn:
     raise TypeError(
       "This method looks at the entries of each task's gradient at the "
       "representation, which lies in parts on several devices (axis_name="

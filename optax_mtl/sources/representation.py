@@ -14,7 +14,7 @@ from optax_mtl.sources.averaged import Axes, AxisName
 from optax_mtl.sources.backward import differentiate, row_of
 from optax_mtl.sources.convolutions import canonicalize
 from optax_mtl.sources.masks import Heads
-from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
 from optax_mtl.sources.trunk import (
   OwnHeads,
   Row,
@@ -77,7 +77,7 @@ class ApartTaskGradients(_AtRepresentation, pullbacks.UnstoredTaskGradients):
     self,
     rows: Sequence[tuple[Row, Row]],
     trunk_vjp: Callable[[Any], Any],
-    z_like: Any,
+    z: Any,
     params_like: Any,
     *,
     names: tuple[str, ...] | None = None,
@@ -90,7 +90,7 @@ class ApartTaskGradients(_AtRepresentation, pullbacks.UnstoredTaskGradients):
       rows: As above.
       trunk_vjp: Function from a cotangent of the representation to a list of
         the params' leaves.
-      z_like: A tree of the representation's shapes and dtypes.
+      z: The representation.
       params_like: A tree of the params' shapes and dtypes.
       names: As in `TaskGradients`, as what follows.
       shared: The trunk, a tree of bools, or None.
@@ -100,8 +100,10 @@ class ApartTaskGradients(_AtRepresentation, pullbacks.UnstoredTaskGradients):
       len(rows), params_like, names=names, shared=shared, heads=heads
     )
     self._own = OwnHeads([own for own, _ in rows], jax.tree.leaves(params_like))
-    self._z = OwnHeads([at_z for _, at_z in rows], jax.tree.leaves(z_like))
-    structure = jax.tree.structure(z_like)
+    self._values = z
+    z_like = jax.tree.leaves(pullbacks.like(z))
+    self._z = OwnHeads([at_z for _, at_z in rows], z_like)
+    structure = jax.tree.structure(z)
     self._trunk = _jax_programs.trace(
       lambda leaves: trunk_vjp(jax.tree.unflatten(structure, leaves)),
       self._z.like,
@@ -109,6 +111,20 @@ class ApartTaskGradients(_AtRepresentation, pullbacks.UnstoredTaskGradients):
 
   def _at_z(self) -> list[jax.Array]:
     return stack_rows(self._z.rows, self._z.like)
+
+  def at_representation(self) -> AtRepresentation | None:
+    """As in `TaskGradients`."""
+
+    def pull_back(at_z: Any, weights: jax.Array, keep: jax.Array | None) -> Any:
+      own = [
+        combine_column(column, weights, keep)
+        for column in zip(*self._own.rows, strict=True)
+      ]
+      return self._tree(own, row_of(self._trunk, jax.tree.leaves(at_z)))
+
+    structure = jax.tree.structure(self._values)
+    rows = jax.tree.unflatten(structure, self._at_z())
+    return AtRepresentation(self._values, rows, pull_back)
 
   def _through_trunk(self, weights: jax.Array, keep: jax.Array | None) -> Row:
     """The part of the weighted sum that passes through the representation."""
@@ -184,14 +200,22 @@ class TogetherTaskGradients(_AtRepresentation, pullbacks.PullbackTaskGradients):
   """Where one program pulls all losses back.
 
   Attributes:
-    at_representation: Function from a cotangent of the losses [T] to the
+    pull_to_representation: Function from a cotangent of the losses [T] to the
       gradient with respect to the representation.
+    own: Function from the same to the gradient with respect to the params that
+      does not pass through the representation.
+    through_trunk: Function from a cotangent of the representation to the
+      params' gradient.
+    values: The representation.
   """
 
   def __init__(
     self,
     pullback: Callable[[jax.Array], Any],
-    at_representation: Callable[[jax.Array], Any],
+    pull_to_representation: Callable[[jax.Array], Any],
+    own: Callable[[jax.Array], Any],
+    through_trunk: Callable[[Any], Any],
+    values: Any,
     losses_like: jax.ShapeDtypeStruct,
     params_like: Any,
     chunk_size: int | None,
@@ -210,7 +234,23 @@ class TogetherTaskGradients(_AtRepresentation, pullbacks.PullbackTaskGradients):
       shared=shared,
       heads=heads,
     )
-    self.at_representation = at_representation
+    self.pull_to_representation = pull_to_representation
+    self.own = own
+    self.through_trunk = through_trunk
+    self.values = values
+
+  def at_representation(self) -> AtRepresentation | None:
+    """As in `TaskGradients`."""
+
+    def pull_back(at_z: Any, weights: jax.Array, keep: jax.Array | None) -> Any:
+      # As in a combination: a task that is not kept has weight 0.
+      kept = weights if keep is None else jnp.where(keep, weights, 0)
+      own = pullbacks.pull_back(self.own, kept, self.losses_like.dtype)
+      return jax.tree.map(jnp.add, own, self.through_trunk(at_z))
+
+    structure = jax.tree.structure(self.values)
+    rows = jax.tree.unflatten(structure, self._at_z())
+    return AtRepresentation(self.values, rows, pull_back)
 
   def _map_measured(
     self,
@@ -219,7 +259,7 @@ class TogetherTaskGradients(_AtRepresentation, pullbacks.PullbackTaskGradients):
   ) -> Any:
     del mask
     return units.map_rows(
-      lambda unit: fun(jax.tree.leaves(self.at_representation(unit))),
+      lambda unit: fun(jax.tree.leaves(self.pull_to_representation(unit))),
       pullbacks.unit_cotangents(self.losses_like),
       self.chunk_size,
     )
@@ -357,6 +397,9 @@ def value_and_representation_grads(
       grads = TogetherTaskGradients(
         pullback,
         canonicalize(lambda cotangent: backward.of_all(cotangent)[1], losses),
+        lambda cotangent: backward.of_all(cotangent)[0],
+        lambda at_z: trunk_vjp(at_z)[0],
+        z,
         pullbacks.like(losses),
         like,
         chunk_size,
@@ -367,7 +410,7 @@ def value_and_representation_grads(
       grads = ApartTaskGradients(
         [(row[:count], row[count:]) for row in each],
         through_trunk,
-        pullbacks.like(z),
+        z,
         like,
         **facts,
       )

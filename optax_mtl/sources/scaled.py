@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from optax_mtl import linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.around import AroundTaskGradients
-from optax_mtl.sources.task_gradients import TaskGradients
+from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
 
 
 class ScaledTaskGradients(AroundTaskGradients):
@@ -24,6 +24,19 @@ class ScaledTaskGradients(AroundTaskGradients):
     """See the attributes."""
     super().__init__(inner)
     self.scales = scales
+
+  def at_representation(self) -> AtRepresentation | None:
+    """As in `TaskGradients`."""
+    inner = self.inner.at_representation()
+    if inner is None:
+      return None
+
+    def pull_back(at_z: Any, weights: jax.Array, keep: jax.Array | None) -> Any:
+      return inner.pull_back(at_z, weights * self._scales_of(keep), keep)
+
+    return AtRepresentation(
+      inner.values, self._scaled_rows(inner.gradients), pull_back
+    )
 
   def finite(self) -> jax.Array:
     """As in `TaskGradients`."""
@@ -62,12 +75,16 @@ class ScaledTaskGradients(AroundTaskGradients):
     head_weights: jax.Array,
     keep: jax.Array | None,
   ) -> Any:
-    scales = self.scales
-    if keep is not None:  # The scale of a task that is left out may be NaN.
-      scales = jnp.where(keep, scales, jnp.ones_like(scales))
+    scales = self._scales_of(keep)
     return self.inner._combine(
       weights * scales, mask, head_weights * scales, keep
     )
+
+  def _scales_of(self, keep: jax.Array | None) -> jax.Array:
+    """The scales; 1 for a task that is left out, whose own may be NaN."""
+    if keep is None:
+      return self.scales
+    return jnp.where(keep, self.scales, jnp.ones_like(self.scales))
 
   def _map_rows(
     self, fun: Callable[[list[jax.Array]], Any], mask: Sequence[bool] | None

@@ -3,7 +3,7 @@
 import abc
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,25 @@ from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources import masks
 from optax_mtl.sources.masks import Heads
+
+
+class AtRepresentation(NamedTuple):
+  """The trunk's output, what the losses' gradients are there, and the way back.
+
+  Attributes:
+    values: The representation, a tree of arrays.
+    gradients: The gradients with respect to it, a tree with leaves
+      [T, *shape].
+    pull_back: Function `(at_representation, weights, keep)` from a tree like
+      `values`, weights [T] and a mask [T] of bool or None to a tree like the
+      params: what the tree is pulled back to by the trunk, plus the weighted
+      sum of the tasks' gradients that do not pass through the representation,
+      of the tasks that are kept.
+  """
+
+  values: Any
+  gradients: Any
+  pull_back: Callable[[Any, jax.Array, jax.Array | None], Any]
 
 
 class TaskGradients(abc.ABC):
@@ -284,6 +303,16 @@ class TaskGradients(abc.ABC):
     return masks.merge(
       mask, masks.pick(mask, update), self._combine(zeros, mask, ones, keep)
     )
+
+  def at_representation(self) -> AtRepresentation | None:
+    """What there is at the representation; None where gradients are at params.
+
+    For methods that make an update there which is no weighted sum.
+
+    Raises:
+      TypeError: The representation lies in parts on several devices.
+    """
+    return None
 
   @abc.abstractmethod
   def finite(self) -> jax.Array:

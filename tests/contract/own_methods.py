@@ -1,10 +1,10 @@
 """Methods as a user writes them, outside of the package and by its public part.
 
-One for each door: an update from the gradients themselves (`graddrop`), a
+One for each door: an update from the gradients themselves (`largest_entry`), a
 weight rule with an optional extra arg (`even_fall`), one that reads a second
 batch (`two_batches`), one that sees the solutions of all members of a front
 (`grad_hv`), and a function around a whole training step (`keep_if_better`).
-With each weight rule goes a plain NumPy loop, as for the package's own.
+With each of the first three goes a plain NumPy loop, as for the package's own.
 """
 
 from collections.abc import Callable
@@ -17,63 +17,29 @@ import numpy as np
 import optax_mtl
 
 
-class GradDropMemory(NamedTuple):
-  """What `graddrop` remembers.
-
-  Attributes:
-    sign_key: Array [2] uint32, raw data of the key that draws the signs.
-  """
-
-  sign_key: jax.Array
-
-
 @optax_mtl.method(
-  paper="Chen et al., Just Pick a Sign: Optimizing Deep Multitask Models with "
-  "Gradient Sign Dropout, NeurIPS 2020",
-  url="https://arxiv.org/abs/2010.06808",
+  paper="Nobody, Whoever Shouts Loudest",
+  url="https://example.org",
   weights_sum="none",
   claims=["scale_equivariant"],
 )
-def graddrop(
-  num_tasks: int, leak: jax.typing.ArrayLike = 0.0, *, seed: int = 0
-) -> optax_mtl.UpdateRule[GradDropMemory]:
-  """Gradient sign dropout: in each entry one sign survives.
+def largest_entry(num_tasks: int) -> optax_mtl.UpdateRule[tuple[()]]:
+  """In each entry the gradient that is largest there.
 
   Args:
     num_tasks: The number of tasks `T`.
-    leak: Share of each gradient that passes at any rate, in [0, 1].
-    seed: Seeds the signs.
   """
   del num_tasks
 
-  def init(params: Any) -> GradDropMemory:
-    del params
-    key = jax.random.key(seed, impl="threefry2x32")
-    return GradDropMemory(jax.random.key_data(key))
+  def update(step: optax_mtl.Step, memory: tuple[()]) -> tuple[Any, tuple[()]]:
+    def pick(grads: jax.Array) -> jax.Array:
+      # Of a NaN `argmax` says that it is the largest.
+      row = jnp.argmax(jnp.abs(grads), axis=0, keepdims=True)
+      return jnp.take_along_axis(grads, row, axis=0)[0]
 
-  def update(
-    step: optax_mtl.Step, memory: GradDropMemory
-  ) -> tuple[Any, GradDropMemory]:
-    key = jax.random.wrap_key_data(memory.sign_key, impl="threefry2x32")
-    key, now = jax.random.split(key)
-    leaves, structure = jax.tree.flatten(step.stacked())
-    keys = jax.random.split(now, max(len(leaves), 1))
+    return jax.tree.map(pick, step.stacked()), memory
 
-    def pick(key: jax.Array, grads: jax.Array) -> jax.Array:
-      size = jnp.sum(jnp.abs(grads), axis=0)
-      purity = jnp.sum(grads, axis=0) / jnp.where(size > 0, size, 1)
-      draw = jax.random.uniform(key, grads.shape[1:], grads.dtype, -1)
-      kept = jnp.where((purity > draw)[None], grads > 0, grads < 0)
-      passed = jnp.asarray(leak, grads.dtype)
-      # A NaN is of neither sign, and shows.
-      kept |= jnp.isnan(grads)
-      return jnp.sum(jnp.where(kept, grads, passed * grads), axis=0)
-
-    picked = [pick(keys[i], leaf) for i, leaf in enumerate(leaves)]
-    memory = GradDropMemory(jax.random.key_data(key))
-    return jax.tree.unflatten(structure, picked), memory
-
-  return optax_mtl.UpdateRule(update, init)
+  return optax_mtl.UpdateRule(update, lambda params: ())
 
 
 class EvenFallMemory(NamedTuple):
@@ -248,7 +214,7 @@ def keep_if_better(
 
 
 #: The names that the functions above have registered.
-NAMES = ("graddrop", "even_fall", "two_batches", "grad_hv")
+NAMES = ("largest_entry", "even_fall", "two_batches", "grad_hv")
 
 
 def reference_even_fall(num_tasks, grads, extra, rate=0.3):
@@ -275,7 +241,13 @@ def reference_two_batches(num_tasks, grads, extra, rate=0.1):
   return np.stack(out)
 
 
+def reference_largest_entry(num_tasks, grads, extra):
+  row = np.argmax(np.abs(grads), axis=1)[:, None]
+  return np.take_along_axis(grads, row, axis=1)[:, 0]
+
+
 REFERENCES = {
   "even_fall": reference_even_fall,
   "two_batches": reference_two_batches,
+  "largest_entry": reference_largest_entry,
 }

@@ -134,8 +134,9 @@ def test_inject_hyperparams(name):
     for key, parameter in inspect.signature(function).parameters.items()
   }
   traced = {k for k, v in (defaults | example).items() if is_number(v)}
-  # A seed is no hyperparameter; an order and a number of groups fix shapes.
-  fixed = {"seed", "order", "num_groups"}
+  # A seed is no hyperparameter; an order, an axis and a number of groups fix
+  # shapes.
+  fixed = {"seed", "order", "num_groups", "batch_axis"}
   traced -= fixed if name in ("graddrop", "softadapt", "go4align") else set()
   static = tuple(set(defaults) - traced)
   tx = optax.inject_hyperparams(function, static_args=static)(

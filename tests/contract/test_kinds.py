@@ -107,7 +107,7 @@ def test_one_trace_over_steps(name):
 
 
 # Without a solver: those are compiled at any rate.
-@pytest.mark.parametrize("name", ["dwa", "gradnorm", "pcgrad", "graddrop"])
+@pytest.mark.parametrize("name", ["dwa", "gradnorm", "pcgrad", "largest_entry"])
 def test_one_step_operation_by_operation(name):
   """What is compiled elsewhere here, outside of `jit`."""
   data = harness.to_dtype(harness.cases()["base"], "float32")

@@ -29,7 +29,7 @@ KINDS = {
   "gram, key": "pcgrad",
   "solved, limited norm": "nash_mtl",
   "preference": "pareto_mtl",
-  "update, stacked": "graddrop",
+  "update, stacked": "largest_entry",
   "update, one gradient": "bloop",
 }
 every_kind = list(KINDS.values())
@@ -52,7 +52,7 @@ ORDERED = ("ldc_mtl",)
 
 #: All methods that weigh, and all that make an update from the gradients.
 WEIGHING = [n for n in NAMES if weighs(n)] + ["even_fall", "two_batches"]
-UPDATING = [n for n in NAMES if not weighs(n)] + ["graddrop"]
+UPDATING = [n for n in NAMES if not weighs(n)] + ["largest_entry"]
 weighing_kinds = [n for n in every_kind if n not in UPDATING]
 
 

@@ -156,12 +156,21 @@ def test_means_over_the_parts_are_those_of_the_whole(case):
       np.testing.assert_allclose(a[0], b, rtol=0, atol=200 * EPS * scale)
 
 
-def test_entries_at_a_representation_in_parts_are_refused():
+@pytest.mark.parametrize(
+  "ask",
+  [
+    lambda grads: grads.map_gradients(lambda leaves: jnp.max(leaves[0])),
+    lambda grads: optax_mtl.graddrop(3).update(
+      grads, optax_mtl.graddrop(3).init(_data()[0])
+    )[0],
+  ],
+)
+def test_entries_at_a_representation_in_parts_are_refused(ask):
   params, x, y = _data()
 
   def entries(params, x, y):
     _, grads = _source("representation", axis_name="data")(params, x, y)
-    return grads.map_gradients(lambda leaves: jnp.max(leaves[0]))
+    return ask(grads)
 
   with pytest.raises(TypeError, match="in parts on several devices"):
     jax.vmap(entries, (None, 0, 0), axis_name="data")(

@@ -77,6 +77,25 @@ def test_one_nan_among_many_leaves_is_seen():
     assert linalg.finite(rows, 3).tolist() == [True, False, True]
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (300, 301)])
+def test_rows_have_totals_and_lengths_at_any_scale(shape):
+  """A large leaf is cut; squares of 1e-30 and of 1e30 are out of range."""
+  rng = np.random.default_rng(3)
+  rows = rng.standard_normal((4, *shape))
+  scales = np.array([1e-30, 1.0, 1e30, 0.0])
+  leaves = [rows, rng.standard_normal((4, 3)), rng.standard_normal((4, 3))]
+  leaves = [x * scales.reshape(4, *[1] * (x.ndim - 1)) for x in leaves]
+  flat = np.concatenate([x.reshape(4, -1) for x in leaves], axis=1)
+  given = [jnp.asarray(x, jnp.float32) for x in leaves]
+  # Roundings of the entries, and of sums that are joined in lanes.
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-4)
+  close(linalg.lengths(given, 4), np.linalg.norm(flat, axis=1))
+  close(linalg.row_totals(jnp.abs, 4, given), np.abs(flat).sum(axis=1))
+  bad = [given[0].at[1].set(jnp.nan), *given[1:]]
+  found = np.isnan(linalg.lengths(bad, 4))
+  assert found.tolist() == [False, True, False, False]
+
+
 def test_numbers_go_to_the_function():
   found = linalg.total(
     jnp.multiply, [jnp.ones(3), jnp.ones(2)], numbers=[jnp.float32(2.0)]

@@ -48,6 +48,17 @@ def step_products(name, source, summed=False):
   return harness.products(run, params, x)
 
 
+def own_products(name):
+  """The products that an update makes of gradients that are there."""
+  params, _ = deep_network()
+  tx = harness.build(name)
+  extra = {k: v[0] for k, v in harness.data(num_steps=1).extra.items()}
+  grads = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), params)
+  return harness.products(
+    lambda g, p: tx.update(g, tx.init(p), p, **extra), grads, params
+  )
+
+
 @every_method
 def test_what_the_implicit_source_costs(name):
   """Losses only: one forward and one backward pass, as a summed loss.
@@ -61,6 +72,11 @@ def test_what_the_implicit_source_costs(name):
   facts = optax_mtl.facts(harness.build(name))
   if facts.single:
     return  # Those have tests of their own: what they keep has products too.
+  if facts.stacked:
+    # A backward pass for each task, and what the rule makes of the gradients.
+    gradients = DEPTH + T * (2 * DEPTH - 1)
+    assert cost == gradients + own_products(name)
+    return
   if facts.norms:
     assert cost == DEPTH + (T + 1) * (2 * DEPTH - 1)
     return
@@ -78,13 +94,7 @@ def test_what_the_implicit_source_costs(name):
 def test_m_config_takes_one_backward_pass_whatever_the_number_of_tasks():
   """Beside the products of its momenta, which need no backward pass."""
   one = step_products("m_config", None, summed=True)
-  params, _ = deep_network()
-  tx = harness.build("m_config")
-  grads = jax.tree.map(lambda p: jnp.zeros((T, *p.shape)), params)
-  own = harness.products(
-    lambda g, p: tx.update(g, tx.init(p), p), grads, params
-  )
-  assert step_products("m_config", "implicit") == own + one
+  assert step_products("m_config", "implicit") == own_products("m_config") + one
 
 
 def test_bloop_takes_two_backward_passes_whatever_the_number_of_tasks():

@@ -42,7 +42,7 @@ def two_steps(tx, fun, source):
 @pytest.mark.parametrize(
   "name, source",
   [("mgda", "implicit"), ("gradnorm", "stacked"), ("even_fall", "stacked")]
-  + [("graddrop", "stacked"), ("equal_weighting", "implicit")],
+  + [("largest_entry", "stacked"), ("equal_weighting", "implicit")],
 )
 def test_as_if_the_logarithms_were_returned(name, source):
   """Updates of trunk and heads, weights, and what is learnt from losses."""

@@ -20,7 +20,7 @@ def scaled(grads, weights):
 
 
 @pytest.mark.parametrize(
-  "name", ["pcgrad", "gradnorm", "graddrop", "two_batches"]
+  "name", ["pcgrad", "gradnorm", "largest_entry", "two_batches"]
 )
 def test_the_second_sees_weighted_gradients(name):
   """Step by step as two methods, each with a state of its own."""
@@ -44,10 +44,10 @@ def test_the_second_sees_weighted_gradients(name):
     harness.assert_close(
       harness.flat(got, 0), harness.flat(want, 0), size, 1e-5
     )
-  memory = states[2] if name == "graddrop" else states[2].memory
+  memory = states[2] if name == "largest_entry" else states[2].memory
   np.testing.assert_array_equal(memory.first_weights, weights)
   chex.assert_trees_all_equal(memory.first, states[0].memory)
-  if name != "graddrop":
+  if name != "largest_entry":
     np.testing.assert_allclose(
       states[2].weights, weights * states[1].weights, rtol=1e-5
     )
@@ -117,8 +117,8 @@ REFUSED = {
     r"mgda in a wrapper that changes what .* around weighted_then",
   ),
   "no weights": (
-    lambda m: (harness.build("graddrop", (0, 1)), m),
-    "graddrop has no weights.*It can be the second",
+    lambda m: (harness.build("largest_entry", (0, 1)), m),
+    "largest_entry has no weights.*It can be the second",
   ),
   "a limit": (
     lambda m: (optax_mtl.nash_mtl(2), m),

@@ -17,7 +17,7 @@ from optax_mtl.methods._reference_task import (
   reference_task,
   row_of_task_0,
 )
-from optax_mtl.sources import masks
+from optax_mtl.methods.gradients._trunk import trunk_of
 
 
 class BloopMemory(NamedTuple):
@@ -161,11 +161,9 @@ def bloop(
     average = jax.tree.map(
       lambda old, new: _towards(old, new, rate), memory.main_average, gradient
     )
-    shared = step.gradients.shared
-    trunk = None if shared is None else jax.tree.leaves(shared)
     along = _projection(
-      [wide(leaf) for leaf in masks.pick(trunk, auxiliary)],
-      masks.pick(trunk, average),
+      [wide(leaf) for leaf in trunk_of(step, auxiliary)],
+      trunk_of(step, average),
     )
     new = jax.tree.map(
       lambda own, other, m: _across(own, other, m, along),

@@ -16,6 +16,7 @@ from optax_mtl.methods._conflict_free import (
   Length,
   conflict_free_weights,
 )
+from optax_mtl.methods.gradients._trunk import replaced, trunk_of, zero_rows
 from optax_mtl.sources import masks
 
 
@@ -185,9 +186,7 @@ def m_config(
   def init(params: Any) -> MConfigMemory:
     leaves = jax.tree.map(lambda p: wide(jnp.asarray(p)), params)
     return MConfigMemory(
-      task_momenta=jax.tree.map(
-        lambda p: linalg.zeros(num_tasks, p, p.dtype), leaves
-      ),
+      task_momenta=zero_rows(num_tasks, params),
       momentum_steps=jnp.zeros((num_tasks,), jnp.int32),
       pseudo_momentum=jax.tree.map(jnp.zeros_like, leaves),
       pseudo_square=jax.tree.map(
@@ -206,15 +205,11 @@ def m_config(
 
     # Only the trunk's leaves move: those of heads stay zero, and what pulls
     # them back is not computed.
-    trunk = step.gradients.shared
-    mask = None if trunk is None else jax.tree.leaves(trunk)
-
     def change(function: Any, numbers: Any, *trees: Any) -> Any:
       """The first tree, its trunk's leaves replaced by those of a function."""
-      picked = [masks.pick(mask, tree) for tree in trees]
+      picked = [trunk_of(step, tree) for tree in trees]
       new = [function(numbers, *leaves) for leaves in zip(*picked, strict=True)]
-      whole = [True] * len(jax.tree.leaves(trees[0])) if mask is None else mask
-      return masks.merge(whole, new, trees[0])
+      return replaced(step, new, trees[0])
 
     momenta = change(
       _moved, (decay, task, anyone), memory.task_momenta, gradient
@@ -225,7 +220,7 @@ def m_config(
     present = active & seen
     bias = jnp.where(seen, _bias(decay, steps), 1.0)
     scale = jnp.where(present, 1 / bias, 0.0)
-    gram = linalg.gram(masks.pick(mask, momenta), num_tasks)
+    gram = linalg.gram(trunk_of(step, momenta), num_tasks)
     both = present[:, None] & present[None, :]
     gram = jnp.where(both, gram, 0.0) * scale[:, None] * scale[None, :]
     weights, _ = conflict_free_weights(gram, present, length)
