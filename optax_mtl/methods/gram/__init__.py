@@ -10,7 +10,9 @@ from optax_mtl.methods.gram.dual_proj import dual_proj as dual_proj
 from optax_mtl.methods.gram.fairgrad import fairgrad as fairgrad
 from optax_mtl.methods.gram.grad_ops import grad_ops as grad_ops
 from optax_mtl.methods.gram.gradnorm import gradnorm as gradnorm
+from optax_mtl.methods.gram.gradvac import gradvac as gradvac
 from optax_mtl.methods.gram.imtl_g import imtl_g as imtl_g
+from optax_mtl.methods.gram.krum import krum as krum
 from optax_mtl.methods.gram.lr_annealing import lr_annealing as lr_annealing
 from optax_mtl.methods.gram.mgda import mgda as mgda
 from optax_mtl.methods.gram.modo import modo as modo

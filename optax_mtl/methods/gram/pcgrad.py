@@ -9,6 +9,12 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule
 from optax_mtl._step import Step
+from optax_mtl.methods.gram._surgery import (
+  Left,
+  draw_orders,
+  first_order_key,
+  meet_in_turn,
+)
 
 
 class PcgradMemory(NamedTuple):
@@ -19,25 +25,6 @@ class PcgradMemory(NamedTuple):
   """
 
   order_key: jax.Array
-
-
-def draw_orders(
-  order_key: jax.Array, num_tasks: int
-) -> tuple[jax.Array, jax.Array]:
-  """Draws for every gradient the order in which it meets the others.
-
-  Args:
-    order_key: Array [2] uint32, as in `PcgradMemory`.
-    num_tasks: The number of tasks `T`.
-
-  Returns:
-    Array [T, T] of int, each row a permutation, and the next `order_key`.
-  """
-  key = jax.random.wrap_key_data(order_key, impl="threefry2x32")
-  key, now = jax.random.split(key)
-  # 32 bits under x64 too, so that the orders are the same there.
-  bits = jax.random.bits(now, (num_tasks, num_tasks), jnp.uint32)
-  return jnp.argsort(bits, axis=1), jax.random.key_data(key)
 
 
 def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
@@ -51,31 +38,21 @@ def _surgery(gram: jax.Array, orders: jax.Array) -> jax.Array:
   Returns:
     Array [T, T], row i the coefficients of the projected gradient i.
   """
-  num_tasks = gram.shape[0]
-  tasks = jnp.arange(num_tasks)
+  tasks = jnp.arange(gram.shape[0])
   squares = jnp.diagonal(gram)
 
   def meet(
-    carry: tuple[jax.Array, jax.Array], others: jax.Array
-  ) -> tuple[tuple[jax.Array, jax.Array], None]:
-    # All tasks at once, each with the one that is next in its own order.
-    # `products` is `coefficients @ gram`, kept up to date row by row.
-    coefficients, products = carry
-    product = products[tasks, others]
+    left: Left, others: jax.Array, nothing: tuple[()]
+  ) -> tuple[jax.Array, tuple[()]]:
+    product = left.products[tasks, others]
     square = squares[others]
     # Not `product < 0`: of gradients whose products overflow it is NaN, and has
     # to show.
-    conflicts = ~(product >= 0) & (others != tasks) & ~(square <= 0)
-    share = jnp.where(
-      conflicts, -product / jnp.where(square == 0, 1.0, square), 0.0
-    )
-    coefficients = coefficients.at[tasks, others].add(share)
-    products = products + share[:, None] * gram[others]
-    return (coefficients, products), None
+    conflicts = ~(product >= 0) & ~(square <= 0)
+    share = -product / jnp.where(square == 0, 1.0, square)
+    return jnp.where(conflicts, share, 0.0), nothing
 
-  start = (jnp.eye(num_tasks, dtype=gram.dtype), gram)
-  (coefficients, _), _ = jax.lax.scan(meet, start, orders.T)
-  return coefficients
+  return meet_in_turn(gram, orders, meet, ())[0]
 
 
 @method(
@@ -132,8 +109,7 @@ def pcgrad(
   _checks.check_seed("seed", seed)
 
   def init() -> PcgradMemory:
-    key = jax.random.key(seed, impl="threefry2x32")
-    return PcgradMemory(order_key=jax.random.key_data(key))
+    return PcgradMemory(order_key=first_order_key(seed))
 
   def weigh(step: Step, memory: PcgradMemory) -> tuple[jax.Array, PcgradMemory]:
     orders, order_key = draw_orders(memory.order_key, num_tasks)
