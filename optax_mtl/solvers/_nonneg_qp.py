@@ -22,17 +22,17 @@ from optax_mtl.solvers import _prepare
 # That is faster as a rule, but only afterwards does the objective fall from
 # each solved support to the next, so that none comes back and the end is
 # certain. Typical are 1 to 10 steps, so that this many are for the rare rest.
-_EAGER = 20
+EAGER = 20
 # The ridge under the first Cholesky factor, in roundings, and its growth when a
 # factor breaks down. It leaves no bias, since systems are solved for
 # corrections. Less, and the signs of entries that do not matter are decided by
 # rounding, which doubles the steps at T = 40; more, and the bias that has to be
 # refined away costs a step of its own.
-_RIDGE, _RIDGE_GROWTH = 64.0, 4.0
+RIDGE, RIDGE_GROWTH = 64.0, 4.0
 # What is solved is solved on once more, unless its residual is already this
 # part of the tolerance: a step takes an error of 10 to 180 roundings to 1 to
 # 10. More than once does not pay: one matrix took 434 steps towards this aim.
-_AIM = 1 / 16
+AIM = 1 / 16
 
 
 class Problem(NamedTuple):
@@ -99,7 +99,7 @@ def start(problem: Problem, support: Array) -> Point:
     u=zeros,
     slope=slope,
     support=problem.free & support,
-    ridge=jnp.asarray(_RIDGE * jnp.finfo(zeros.dtype).eps, zeros.dtype),
+    ridge=jnp.asarray(RIDGE * jnp.finfo(zeros.dtype).eps, zeros.dtype),
     residual=problem.residual(zeros, slope),
     steps=jnp.zeros((), jnp.int32),
     done=~jnp.any(problem.free),
@@ -138,7 +138,7 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
   lower = _prepare.dot(cut - at.u, at.slope + cut_slope) < 0
   entering = problem.free & ~at.support
   entering &= goal_slope < -tol * problem.size(cut)
-  entering &= feasible | (at.steps < _EAGER)
+  entering &= feasible | (at.steps < EAGER)
   u = jnp.where(lower, cut, partial)
   slope = jnp.where(lower, cut_slope, partial_slope)
   residual = problem.residual(u, slope)
@@ -160,9 +160,9 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
   )
   new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
   return new._replace(
-    ridge=jnp.where(broken, _RIDGE_GROWTH * at.ridge, at.ridge),
+    ridge=jnp.where(broken, RIDGE_GROWTH * at.ridge, at.ridge),
     steps=at.steps + 1,
-    done=stalled | solved | (new.residual <= _AIM * tol),
+    done=stalled | solved | (new.residual <= AIM * tol),
   )
 
 

@@ -1,9 +1,10 @@
 """Bargaining solutions: Nash-MTL, and FairGrad's family around it.
 
-Both are `M w = w ** (-1 / alpha)` with `w > 0`, Nash at `alpha = 1`. On the
-coefficients `x_i = n_i w_i` of the unit gradients, with `C` their cosines:
+Both are `M w = (p / w) ** (1 / alpha)` with `w > 0`, Nash at `alpha = 1` and
+`p = 1`. On the coefficients `x_i = n_i w_i` of the unit gradients, with `C`
+their cosines:
 
-    C x = (n / x) ** (1 / alpha) / n,    and    C x = 1 / x    for Nash.
+    C x = (p n / x) ** (1 / alpha) / n,    and    C x = 1 / x    for Nash.
 """
 
 from typing import NamedTuple
@@ -60,6 +61,7 @@ class _Iterate(NamedTuple):
 def _solve(
   gram: ArrayLike,
   inverse_alpha: Array | float,
+  preference: Array | None,
   active: ArrayLike | None,
   tol: ArrayLike | None,
   max_iter: ArrayLike | None,
@@ -74,6 +76,11 @@ def _solve(
   and lets `x` fall by orders of magnitude in a step, as a large `alpha` wants.
   """
   prepared = _prepare.prepare(gram, active)
+  counts, middle = jnp.ones_like(prepared.lengths), jnp.ones(())
+  if preference is not None:
+    counts = jnp.where(prepared.present, preference, 1.0)
+    middle = jnp.exp(jnp.sum(jnp.log(counts)) / prepared.number)
+    counts = jnp.where(prepared.present, counts / middle, 1.0)
   tol = _prepare.tolerance(tol, 800.0)
   limit = _prepare.iteration_limit(max_iter, 50)
   matrix, magnitudes = prepared.cosines, jnp.abs(prepared.cosines)
@@ -84,7 +91,7 @@ def _solve(
   lengths = jnp.where(prepared.present, prepared.lengths / level, 1.0)
 
   def measured(steps: Array, primal: Array, dual: Array) -> _Iterate:
-    goal = (lengths / primal) ** inverse_alpha / lengths
+    goal = (counts * lengths / primal) ** inverse_alpha / lengths
     error = (dot(matrix, primal) - goal) / goal
     size = 1.0 + dot(magnitudes, primal) / goal
     roundings = jnp.max(jnp.abs(error) / size) / prepared.eps
@@ -119,6 +126,7 @@ def _solve(
   # Where the gradients are orthogonal, or all equal, this is the solution.
   positive = jnp.sum(jnp.maximum(matrix, 0.0), axis=1)
   start = (inverse_alpha - 1.0) * jnp.log(lengths) - jnp.log(positive)
+  start += inverse_alpha * jnp.log(counts)
   start = jnp.exp(start / (1.0 + inverse_alpha))
   first = measured(jnp.zeros((), jnp.int32), start, start)
   first = first._replace(dual=first.goal)
@@ -136,6 +144,8 @@ def _solve(
   at = best._replace(steps=at.steps, done=at.done)
   x = jnp.where(prepared.present, at.primal, 0.0)
   weights = x / lengths * level ** (-2.0 / (1.0 + inverse_alpha))
+  if preference is not None:
+    weights *= middle ** (inverse_alpha / (1.0 + inverse_alpha))
   # The combined gradient is nothing but rounding.
   vanishes = dot(x, dot(matrix, x)) <= (
     _NEAR * prepared.eps * jnp.square(jnp.sum(x))
@@ -211,23 +221,25 @@ def nash_bargaining(
     Navon et al., `Multi-Task Learning as a Bargaining Game
     <https://arxiv.org/abs/2202.01017>`_, ICML 2022.
   """
-  return _solve(gram, 1.0, active, tol, max_iter)
+  return _solve(gram, 1.0, None, active, tol, max_iter)
 
 
 def fairness(
   gram: ArrayLike,
   alpha: ArrayLike,
   *,
+  preference: ArrayLike | None = None,
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
 ) -> tuple[Array, Certificate]:
   """Weights of the alpha-fair solution.
 
-  The positive weights with `M w = w^(-1/α)`, elementwise.
+  The positive weights with `M w = (p / w)^(1/α)`, elementwise.
   `alpha = 1` is `nash_bargaining`; towards 0 the sum of the gains counts, for
   large `alpha` the smallest gain. They scale with the gradients: multiplying
-  these by `c` multiplies the weights by `c^(-2α/(1+α))`.
+  these by `c` multiplies the weights by `c^(-2α/(1+α))`, and multiplying `p` by
+  `c` multiplies them by `c^(1/(1+α))`.
 
   They do not exist at a Pareto stationary point; see `nash_bargaining` for what
   is returned there.
@@ -235,6 +247,8 @@ def fairness(
   Args:
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
     alpha: Positive scalar, may be traced.
+    preference: `p` [T], real, or None for 1 each. A task where it is 0 takes no
+      part.
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their weight is 0.
     tol: Largest residual that counts as solved. Default: 800 roundings of the
@@ -247,8 +261,8 @@ def fairness(
 
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
-    - A `Certificate`; `residual` is `max_i |w_i^(1/α) (M w)_i - 1|`, to be read
-      as that of `nash_bargaining`. Where lengths are so far apart that the
+    - A `Certificate`; `residual` is `max_i |(w_i/p_i)^(1/α) (M w)_i - 1|`, to
+      be read as that of `nash_bargaining`. Where lengths are so far apart that the
       terms of `M w` exceed their sum by more than the digits of the dtype, as
       with `alpha = 8` and lengths of 1e-6 to 1e6 in float32, the status is
       `AT_ROUNDING`.
@@ -270,4 +284,11 @@ def fairness(
   """
   _checks.check_range("alpha", alpha, 0, jnp.inf, open_low=True, open_high=True)
   inverse = 1.0 / jnp.asarray(alpha).astype(solver_dtype())
-  return _solve(gram, inverse, active, tol, max_iter)
+  if preference is None:
+    return _solve(gram, inverse, None, active, tol, max_iter)
+  num_tasks = jnp.shape(gram)[0] if jnp.ndim(gram) else 0
+  given = _checks.task_vector(preference, num_tasks, "preference")
+  counts = given > 0
+  if active is not None:
+    counts &= _checks.task_mask(active, num_tasks, "active")
+  return _solve(gram, inverse, given, counts, tol, max_iter)

@@ -252,6 +252,7 @@ def cagrad_weights(
   gram: ArrayLike,
   c: ArrayLike,
   *,
+  preference: ArrayLike | None = None,
   active: ArrayLike | None = None,
   tol: ArrayLike | None = None,
   max_iter: ArrayLike | None = None,
@@ -259,8 +260,8 @@ def cagrad_weights(
   """Weights of the gradient that CAGrad adds to the mean.
 
   The minimiser over the simplex of `g_w · ḡ + c ‖ḡ‖ ‖g_w‖`, with `g_w = Gᵀ w`
-  and `ḡ` the mean gradient. The method's direction is then
-  `d = ḡ + c ‖ḡ‖ g_w / ‖g_w‖`.
+  and `ḡ` the mean gradient, or that under `preference`. The method's direction
+  is then `d = ḡ + c ‖ḡ‖ g_w / ‖g_w‖`.
 
   Solved exactly, by an active-set method on the matrix scaled to unit diagonal:
   on a given support the minimiser has a closed form, one square root away from
@@ -279,6 +280,8 @@ def cagrad_weights(
     gram: `[T, T]`, a real dtype. Gram matrix of the task gradients.
     c: Scalar, not negative, may be traced. Radius of the search around the
       mean, relative to the mean's length.
+    preference: `[T]`, real and not negative: `ḡ = Σ u_i g_i`. Its sum does not
+      matter. Default: the mean.
     active: `[T]` bool, or None for all. Other tasks take no part, nor does one
       whose gradient is zero: their weight is 0. (A zero gradient would pin the
       smallest gain, which is what is maximised, at zero.)
@@ -328,6 +331,11 @@ def cagrad_weights(
   limit = _prepare.iteration_limit(max_iter, 1000)
   c = jnp.asarray(c).astype(prepared.cosines.dtype)
   mean = prepared.relative_lengths / prepared.number
+  if preference is not None:
+    size = len(prepared.lengths)
+    shares = _checks.task_vector(preference, size, "preference")
+    shares = jnp.where(prepared.present, shares, 0.0)
+    mean = prepared.relative_lengths * over(shares, jnp.max(shares))
   linear = dot(prepared.cosines, mean)
   problem = _Problem(
     gram=prepared,

@@ -23,7 +23,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from optax_mtl import _checks
-from optax_mtl.solvers import _frank_wolfe, _nonneg_qp, _prepare
+from optax_mtl.solvers import _capped, _frank_wolfe, _nonneg_qp, _prepare
 from optax_mtl.solvers._certificate import Certificate
 from optax_mtl.solvers._prepare import Prepared, dot, over
 
@@ -110,6 +110,7 @@ def min_norm(
   gram: ArrayLike,
   *,
   variant: Literal["wolfe", "pairwise", "away", "vanilla"] = "wolfe",
+  cap: ArrayLike | None = None,
   active: ArrayLike | None = None,
   init: ArrayLike | None = None,
   tol: ArrayLike | None = None,
@@ -151,23 +152,38 @@ def min_norm(
     unequal row lengths. `O(T^2)` a step.
   * `"vanilla"`: plain Frank-Wolfe with exact line search. Sublinear.
 
+  With a cap, no weight is above it: 1 leaves the problem as it is, and 1/T
+  leaves the mean alone. The residual is that of the smaller polytope, with the
+  level `mu` of the entries between 0 and the cap (the largest `g_i.d` at the
+  cap, if there are none) in the place of `||d||^2`:
+
+      residual = max(max_(w_i < cap) (mu - g_i.d)_+ / (n_i s),
+                     sum_i w_i (g_i.d - mu)_+ / s^2),
+
+  which bounds the error by `||d||^2 - ||d*||^2 <= 2 residual s (s + s*)`
+  (proof: `d.(d - d*) = sum_i (w_i - w*_i) (g_i.d - mu)`).
+
   Args:
     gram: `[T, T]`, real and symmetric. Taken in `solver_dtype()`.
     variant: One of the above.
+    cap: The largest weight, from 1/T to 1, may be traced; for "wolfe". Where it
+      is below 1 over the number of active vertices, these weigh the same.
+      Default: none.
     active: `[T]` bool. Vertices that are not active get weight exactly 0 and
       take no part, whatever their entries hold. Default: all are.
     init: `[T]`, real or bool: where to start. "wolfe" takes the support
       (positive entries) and its answer does not depend on it beyond rounding;
       the others take the point. Where it is 0 on every usable vertex, the
-      default start is used.
+      default start is used. Not with a cap.
     tol: The residual at which to stop. Default: 8 eps for "wolfe", 1e-5 in
       float32 and 1e-8 in float64 for the others.
-    max_iter: How many steps at most. Default: `50 + 3 T` for "wolfe", 1000
-      for the others.
+    max_iter: How many steps at most. Default: `50 + 3 T` for "wolfe", with a
+      cap `100 + 5 T`, and 1000 for the others.
 
   Returns:
     weights: `[T]`, `solver_dtype()`, on the simplex. Among zero rows, if there
-      are any, the weight is spread evenly, and `d = 0`. All 0 if no vertex is
+      are any, the weight is spread evenly, and `d = 0`; with a cap, as much of
+      it as the cap lets them have. All 0 if no vertex is
       active. NaN on the active vertices if an entry between two of them is
       not finite.
     certificate: `Certificate` of the residual above.
@@ -198,7 +214,18 @@ def min_norm(
   row = _TABLE[variant]
   default = row.tol[prepared.cosines.dtype == jnp.float64]
   tol = _prepare.tolerance(tol, default / prepared.eps)
-  limit = _prepare.iteration_limit(max_iter, row.most(len(prepared.lengths)))
+  num_tasks = len(prepared.lengths)
+  if cap is not None:
+    check_cap("cap", cap, num_tasks)
+    limit = _prepare.iteration_limit(max_iter, 100 + 5 * num_tasks)
+    if variant != "wolfe" or init is not None:
+      raise ValueError(
+        "cap= goes with variant='wolfe' and without init=, got "
+        f"variant={variant!r}."
+      )
+    cap = jnp.asarray(cap).astype(prepared.cosines.dtype)
+    return _solve_capped(prepared, cap, tol, limit)
+  limit = _prepare.iteration_limit(max_iter, row.most(num_tasks))
   return _solve(prepared, start, tol, limit, variant=variant)
 
 
@@ -240,6 +267,28 @@ def min_norm_trace(
   prepared, start = _check(gram, variant, active, init)
   _checks.check_whole("num_steps", num_steps, 1)
   return _trace(prepared, start, variant=variant, num_steps=num_steps)
+
+
+def check_cap(name: str, cap: ArrayLike, num_tasks: int) -> None:
+  """Raises where `num_tasks` weights of a known cap cannot sum to 1."""
+  _checks.check_range(name, cap, 0, 1)
+  # 49 * (1 / 49) is a rounding below 1, and a cap in float32 some more.
+  if _checks.is_python_number(cap) and cap * num_tasks < 1 - 1e-6:
+    raise ValueError(
+      f"{name} must be at least 1/{num_tasks}, so that {num_tasks} weights can "
+      f"sum to 1, got {cap}."
+    )
+
+
+@jax.jit
+def _solve_capped(
+  gram: Prepared, cap: Array, tol: Array, max_iter: Array
+) -> tuple[Array, Certificate]:
+  """`min_norm` with a cap on checked arguments."""
+  weights, residual, steps, done = _capped.solve(gram, cap, tol, max_iter)
+  return gram.poison(weights), gram.certify(
+    residual, steps, tol, out_of_iterations=~done
+  )
 
 
 # Compiled as a whole, for calls from outside of jit.

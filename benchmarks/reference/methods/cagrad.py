@@ -7,18 +7,21 @@ import numpy as np
 from benchmarks.reference.methods._shared import (
   Extra,
   each_step,
+  or_equal,
   reference,
 )
 
 
-def conflict_averse(grads: np.ndarray, c: float) -> np.ndarray:
+def conflict_averse(
+  grads: np.ndarray, c: float, shares: np.ndarray
+) -> np.ndarray:
   """The weights `w` of CAGrad's problem, by trying all supports.
 
   On its support S the optimum is along `y = inv(M_SS) (level 1 - q_S)`, with
   `q` the products with the mean and `level` such that `g_y` has the ball's
   radius for its length. Among the supports with `y >= 0` the best wins.
   """
-  mean = grads.mean(axis=0)
+  mean = shares @ grads
   radius = c * np.linalg.norm(mean)
   best, best_value = np.zeros(len(grads)), np.inf
   for size in range(1, len(grads) + 1):
@@ -53,9 +56,14 @@ def cagrad(
   extra: Extra,
   c: float = 0.5,
   rescale: int = 1,
+  preference: np.ndarray | None = None,
+  clip: bool = False,
 ) -> np.ndarray:
   """Weights [T], the mean's share among them."""
-  w = conflict_averse(grads, c)
-  mean, combined = grads.mean(axis=0), w @ grads
+  shares = or_equal(preference, num_tasks)
+  w = conflict_averse(grads, c, shares)
+  if clip:
+    w = np.minimum(w, shares / shares.sum())
+  mean, combined = shares @ grads, w @ grads
   pull = c * np.linalg.norm(mean) / np.linalg.norm(combined)
-  return (1 / num_tasks + pull * w) / (1, 1 + c**2, 1 + c)[rescale]
+  return (shares + pull * w) / (1, 1 + c**2, 1 + c)[rescale]

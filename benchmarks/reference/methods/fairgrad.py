@@ -18,6 +18,8 @@ def fairgrad(
   extra: Extra,
   alpha: float = 1.0,
   max_norm: float | None = 1.0,
+  preference: np.ndarray | float = 1.0,
 ) -> np.ndarray:
-  """Weights [T]."""
-  return bargaining.fairness(grads, alpha)
+  """Weights [T]; a preference that comes with the step takes the place."""
+  counts = extra.get("preference", preference)
+  return bargaining.fairness(grads, alpha, counts)

@@ -3,15 +3,18 @@
 import numpy as np
 
 
-def fairness(grads: np.ndarray, alpha: float) -> np.ndarray:
-  """Solves `M w = w ** (-1 / alpha)` for `w > 0`.
+def fairness(
+  grads: np.ndarray, alpha: float, preference: np.ndarray | float = 1.0
+) -> np.ndarray:
+  """Solves `M w = (preference / w) ** (1 / alpha)` for `w > 0`.
 
-  Minimises `w M w / 2 - sum phi(w)` with `phi' = w ** (-1 / alpha)` over the
+  Minimises `w M w / 2 - sum phi(w)` with `phi'` the right-hand side over the
   coefficients of the unit gradients, with an Armijo line search.
 
   Args:
     grads: `[T, P]` float64, no zero rows, zero not in the hull of the rows.
     alpha: Positive.
+    preference: `[T]`, positive, or one number for all.
 
   Returns:
     `[T]` float64.
@@ -19,7 +22,7 @@ def fairness(grads: np.ndarray, alpha: float) -> np.ndarray:
   norms = np.linalg.norm(grads, axis=1)
   unit = grads / norms[:, None]
   gram = unit @ unit.T
-  weight = norms ** (1 / alpha - 1)
+  weight = norms ** (1 / alpha - 1) * preference ** (1 / alpha)
   power = 1 - 1 / alpha
 
   def value(x: np.ndarray) -> float:

@@ -52,3 +52,29 @@ def task_shares(
   # Nothing to share where those that are there count nothing.
   factor = jnp.where(total == 0, 1.0, jnp.sum(given))
   return present * (factor / jnp.where(total == 0, 1.0, total))
+
+
+def preference_of(
+  preference: _checks.TaskArgument | None, step: Step
+) -> jax.Array | None:
+  """What each task counts where the sum matters: nothing is shared.
+
+  A preference that comes with the update takes the place of the argument.
+
+  Args:
+    preference: As `check_preference` returns it.
+    step: The step.
+
+  Returns:
+    Array [T], not negative; None: the same for each.
+
+  Raises:
+    ValueError: A known number of the update's is negative.
+  """
+  if step.has("preference"):
+    why = "since it says what each task counts"
+    _checks.check_not_negative(step.preference, "preference=", why)
+    return jnp.maximum(step.preference, 0)
+  if preference is None:
+    return None
+  return jnp.maximum(step.given(preference), 0).astype(solver_dtype())

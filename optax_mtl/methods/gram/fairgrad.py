@@ -8,6 +8,7 @@ from optax_mtl import _checks
 from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
+from optax_mtl.methods.gram._shares import check_preference, preference_of
 from optax_mtl.solvers import Certificate, fairness
 
 
@@ -25,6 +26,8 @@ def fairgrad(
   num_tasks: int,
   alpha: ArrayLike = 1.0,
   max_norm: ArrayLike | None = 1.0,
+  *,
+  preference: _checks.TaskValues | None = None,
 ) -> WeightRule[Certificate]:
   """The alpha-fair direction: `M w = w^(-1/α)`, elementwise, with `w > 0`.
 
@@ -36,6 +39,12 @@ def fairgrad(
   solution; the weights are finite then, and the certificate's `status` in the
   state is STATIONARY.
 
+  With a preference `p` it is `M w = (p/w)^(1/α)`: the weighted FairGrad of
+  PIVRG, which takes `p` from the tasks' key performance indicators, where more
+  is farther behind. (Its published code takes them on the test set.) Pass
+  such a `p`, which changes with training, with the update. A task where it is 0
+  takes no part, and may be hurt.
+
   Args:
     num_tasks: The number of tasks `T`.
     alpha: Fairness `α > 0`. Default 1; the authors' best runs use 2, and
@@ -43,13 +52,18 @@ def fairgrad(
     max_norm: The update's norm, over the shared leaves, is scaled down to this
       in every step. `state.weights` are those before. Default 1, as in the
       authors' code; None: not at all.
+    preference: `p` [T], non-negative: a sequence in the order of the rows, or a
+      dict by the tasks' names. Its sum matters, and what absent tasks have is
+      not shared. One that comes with an update takes its place. None (default):
+      1 each.
 
   Returns:
     A transformation from leaves [T, *shape], or a `TaskGradients`, to leaves
-    [*shape]. Its update takes `active`, an optional array [T] of bool.
+    [*shape]. Its update takes `preference` [T] and `active` [T] of bool.
 
   Raises:
-    ValueError: `alpha` or `max_norm` is not positive.
+    ValueError: `alpha` or `max_norm` is not positive, or a preference is
+      negative or does not fit the tasks.
 
   Example:
     >>> import jax.numpy as jnp
@@ -63,14 +77,16 @@ def fairgrad(
 
   References:
     Ban & Ji, `Fair Resource Allocation in Multi-Task Learning
-    <https://arxiv.org/abs/2402.15638>`_, ICML 2024.
+    <https://arxiv.org/abs/2402.15638>`_, ICML 2024. PIVRG: a method of CVPR
+    2025 that weighs the tasks in it by their performance.
   """
-  del num_tasks
   _checks.check_range("alpha", alpha, 0, open_low=True)
+  wanted = check_preference(preference, num_tasks)
 
   def solve(step: Step) -> tuple[jax.Array, Certificate]:
     gram = step.gram()
     exponent = jnp.asarray(alpha, gram.dtype)
-    return fairness(gram, exponent, active=step.active)
+    counts = preference_of(wanted, step)
+    return fairness(gram, exponent, preference=counts, active=step.active)
 
   return solved(solve, max_norm=max_norm)

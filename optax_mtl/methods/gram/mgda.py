@@ -16,6 +16,7 @@ from optax_mtl._registry import method
 from optax_mtl._rule import WeightRule, solved
 from optax_mtl._step import Step
 from optax_mtl.solvers import Certificate, min_norm
+from optax_mtl.solvers.min_norm import check_cap
 
 Solver = Literal["wolfe", "pairwise", "away", "vanilla"]
 
@@ -37,6 +38,7 @@ def mgda(
   num_tasks: int,
   normalize: Normalization | None = None,
   *,
+  cap: ArrayLike | None = None,
   drop_stationary: ArrayLike | None = None,
   solver: Solver = "wolfe",
 ) -> WeightRule[Certificate]:
@@ -56,6 +58,11 @@ def mgda(
   One task with a zero gradient makes `d` zero: then the others have to wait,
   unless `drop_stationary` is set.
 
+  With `cap` no `α_i` is above it, as in FedMGDA+ around equal weights: from
+  MGDA at 1 to the mean at 1/T. The solution is as exact, with a certificate of
+  its own. `d` descends every task below its cap no slower than any at it, and
+  may hurt a task at its cap.
+
   The upper bound of the paper (MGDA-UB) is this method with the gradients of
   `optax_mtl.value_and_representation_grads`.
 
@@ -65,6 +72,8 @@ def mgda(
       loss, "loss+" for their product. Default None. A negative loss is an
       error where its value is known; in a jitted function the weights are NaN,
       and `jax.experimental.checkify` raises the error.
+    cap: The largest `α_i`, from 1/T to 1. Where fewer tasks are active than
+      1/cap, these weigh the same. Default: none.
     drop_stationary: Tasks whose gradient norm is at most this share of the
       largest take no part. Default None: all take part, as in the paper.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
@@ -94,8 +103,11 @@ def mgda(
     Koltun, `Multi-Task Learning as Multi-Objective Optimization
     <https://arxiv.org/abs/1810.04650>`_, NeurIPS 2018.
   """
-  del num_tasks
   _checks.check_choice("normalize", normalize, (None, *NORMALIZATIONS))
+  if cap is not None:
+    check_cap("cap", cap, num_tasks)
+    if solver != "wolfe":
+      raise ValueError(f"cap= goes with solver='wolfe', got {solver!r}.")
   if drop_stationary is not None:
     _checks.check_range(
       "drop_stationary", drop_stationary, 0, 1, open_high=True
@@ -113,7 +125,9 @@ def mgda(
       share = jnp.asarray(drop_stationary, norms.dtype)
       active &= norms > share * jnp.max(norms)
     scaled = gram / divisor[:, None] / divisor[None, :]
-    alpha, certificate = min_norm(scaled, variant=solver, active=active)
+    alpha, certificate = min_norm(
+      scaled, variant=solver, cap=cap, active=active
+    )
     return alpha / divisor, certificate
 
   return solved(solve)
