@@ -156,6 +156,10 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   for _ in range(2):
     short = problem.total - dot(normal, goal)
     goal += over(short, reached) * along
+  # Beyond the cap by rounding is at it: beside a long row a short one at its cap
+  # gives way by less than a rounding.
+  near = goal <= upper * (1 + _LITTLE * problem.gram.eps)
+  goal = jnp.where(near, jnp.minimum(goal, upper), goal)
   broken = ~jnp.isfinite(jnp.sum(goal))
   feasible = jnp.all((goal >= 0) & (goal <= upper))
 
@@ -175,10 +179,9 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   cut = jnp.where(trifle & ~wanted, without, cut)
   trade = trifle & wanted & (over(image, normal) >= highest) & (cut >= upper)
   change = goal - at.x
-  blocking = on & ((goal <= 0) | (goal >= upper))
+  blocking = on & ((goal < 0) | (goal > upper))
   bound = jnp.where(change < 0, 0.0, upper)
-  reach = jnp.where(blocking & (change != 0), (bound - at.x) / change, jnp.inf)
-  reach = jnp.where(blocking & (change == 0), 0.0, reach)
+  reach = jnp.where(blocking, over(jnp.abs(bound - at.x), jnp.abs(change)), 1.0)
   part = jnp.minimum(jnp.min(reach), 1.0)
   leaving = blocking & (reach <= part)
   partial = jnp.clip(at.x + part * change, 0.0, upper)

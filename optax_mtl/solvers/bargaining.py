@@ -261,11 +261,11 @@ def fairness(
 
     - `[T]`, `solver_dtype()`: the weights. NaN for the active tasks if `gram`
       has an entry between active tasks that is not finite.
-    - A `Certificate`; `residual` is `max_i |(w_i/p_i)^(1/α) (M w)_i - 1|`, to
-      be read as that of `nash_bargaining`. Where lengths are so far apart that the
-      terms of `M w` exceed their sum by more than the digits of the dtype, as
-      with `alpha = 8` and lengths of 1e-6 to 1e6 in float32, the status is
-      `AT_ROUNDING`.
+    - A `Certificate`; `residual` is `max_i |(w_i/p_i)^(1/α) (M w)_i - 1|`,
+      to be read as that of `nash_bargaining`. Where lengths are so far apart
+      that the terms of `M w` exceed their sum by more than the digits of the
+      dtype, as with `alpha = 8` and lengths of 1e-6 to 1e6 in float32, the
+      status is `AT_ROUNDING`.
 
   Raises:
     TypeError: An argument has a dtype that makes no sense.

@@ -114,6 +114,7 @@ class Solved(NamedTuple):
 
 # Numbers that are traced, so that a method is compiled once per size.
 _TRACED = {
+  "gradvac": {"initial_cosine": 0.0},
   "cagrad": {"c": 0.5, "rescale": 0},
   # `inf` is no limit.
   "nash_mtl": {"max_norm": np.inf},

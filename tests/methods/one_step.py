@@ -27,6 +27,7 @@ ORTHOGONAL = [[1, 0, 0], [0, 2, 0], [0, 0, 3]]
 #: What the numbers are that are always traced, where a test gives no other.
 _TRACED = {
   "pcgrad": {"seed": 0},
+  "gradvac": {"seed": 0, "initial_cosine": 0.0, "beta": 0.01},
   "cagrad": {"c": 0.5, "rescale": 1},
   # `inf` is no limit.
   "nash_mtl": {"max_norm": 1.0},

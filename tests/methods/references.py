@@ -5,6 +5,8 @@ Imported from where they live in this one place.
 
 from benchmarks.common.matrices import FAMILIES
 from benchmarks.reference.methods import REFERENCES
+from benchmarks.reference.methods.gradvac import vaccine
+from benchmarks.reference.methods.mgda import shortest_below
 from benchmarks.reference.methods.pcgrad import drawn_orders, surgery
 from benchmarks.reference.solvers.dual_cone import project_dual_cone
 
@@ -13,5 +15,7 @@ __all__ = [
   "REFERENCES",
   "drawn_orders",
   "project_dual_cone",
+  "shortest_below",
   "surgery",
+  "vaccine",
 ]

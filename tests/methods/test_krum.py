@@ -1,0 +1,105 @@
+"""Multi-Krum: the gradients with the nearest neighbours, by squared distance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from one_step import gradients, run, step
+from references import REFERENCES
+
+import optax_mtl
+
+
+def weights_of(grads, f, m, active=None):
+  extra = {} if active is None else {"active": np.asarray(active)}
+  _, state = step(optax_mtl.krum(len(grads), f, m), grads, **extra)
+  return np.asarray(state.weights).tolist()
+
+
+# On a line; for each task the distances to the others.
+LINE = np.array([[0.0], [1.0], [3.0], [7.0], [20.0]])
+
+
+def test_oracles():
+  # f=1, two neighbours: squares 1+9, 1+4, 4+9, 16+36, 169+289.
+  assert weights_of(LINE, 1, 1) == [0, 1, 0, 0, 0]
+  assert weights_of(LINE, 1, 2) == [0.5, 0.5, 0, 0, 0]
+  assert weights_of(LINE, 1, 4) == [0.25, 0.25, 0.25, 0.25, 0]
+  # Sums of distances would choose the first, 0+5 of 0+3+3 < 5; squares 0+25 of
+  # 9+9 do not.
+  rows = np.array([[0.0], [0.0], [5.0], [8.0], [2.0]])
+  grads = np.concatenate([rows, np.zeros((5, 1))], axis=1)
+  distances = np.sort(np.abs(rows - rows.T), axis=1)[:, 1:3]
+  assert np.argmin(np.sum(distances, 1)) == np.argmin(np.sum(distances**2, 1))
+  assert weights_of(grads, 1, 1) == [1, 0, 0, 0, 0]
+
+
+def test_squares_and_not_distances():
+  """Of neighbours at (2.9, 2.9) and (0.1, 5), the first by squares alone."""
+  first = np.array([[0.0, 0], [2.9, 0], [-2.9, 0]])
+  second = np.array([[100.0, 0], [100.1, 0], [105.0, 0]])
+  grads = np.concatenate([first, second])
+  scores = np.linalg.norm(grads[:, None] - grads[None], axis=2)
+  nearest = np.sort(scores, axis=1)[:, 1:3]
+  assert np.argmin(nearest.sum(axis=1)) == 4
+  # f=2 of six: two neighbours.
+  assert weights_of(grads, 2, 1) == [1, 0, 0, 0, 0, 0]
+
+
+def test_ties_go_to_the_first_rows():
+  grads = np.eye(4)
+  assert weights_of(grads, 1, 1) == [1, 0, 0, 0]
+  assert weights_of(grads[::-1], 1, 3) == [1 / np.float32(3)] * 3 + [0]
+  # One neighbour: the two nearest have each other's distance.
+  assert weights_of([[9.0], [1.0], [2.0]], 0, 1) == [0, 1, 0]
+
+
+def test_absent_tasks_are_no_neighbours():
+  everyone = np.ones(5, bool)
+  for absent, want in ((1, [0.5, 0, 0.5, 0, 0]), (0, [0, 0.5, 0.5, 0, 0])):
+    active = everyone.copy()
+    active[absent] = False
+    assert weights_of(LINE, 1, 2, active) == want
+  # Fewer than f + 3, and then fewer than m.
+  assert weights_of(LINE, 1, 2, [False, False, True, True, True]) == [
+    *(0, 0, 0.5, 0.5, 0)
+  ]
+  assert weights_of(LINE, 1, 2, [False] * 4 + [True]) == [0, 0, 0, 0, 1]
+
+
+def test_the_reference_on_many():
+  tx = optax_mtl.krum(7, 2, 3)
+  rng = np.random.default_rng(0)
+  grads = rng.standard_normal((200, 7, 5)).astype(np.float32)
+  grads[:, 5:] *= 10
+  solve = jax.jit(jax.vmap(lambda g: tx.update(g, tx.init(g[0]))[1].weights))
+  found = solve(jnp.asarray(grads))
+  want = REFERENCES["krum"](7, grads.astype(float), {}, 2, 3)
+  np.testing.assert_allclose(found, want, rtol=1e-6)
+
+
+def test_liars_do_not_count():
+  """What it is for: two of seven send something a hundred times as long."""
+  grads = gradients(3)[0]
+  good = np.tile(grads[:1], (5, 1)) + 0.1 * gradients(3)[1][:1]
+  liars = -100 * good[:2]
+  weights = weights_of(np.concatenate([liars, good]), 2, 5)
+  assert weights[:2] == [0, 0] and sum(weights) == pytest.approx(1)
+
+
+def test_mean():
+  """All selected is the mean of the active ones."""
+  found = run("krum", gradients(3), num_byzantine=0, num_selected=3)
+  np.testing.assert_allclose(found.weights, 1 / 3, rtol=1e-15)
+
+
+def test_arguments():
+  for f, m, match in (
+    (2, 1, r"num_byzantine must lie in \[0, 1\]"),
+    (1, 5, r"num_selected must lie in \[1, 4\]"),
+    (1, 0, r"num_selected must lie in \[1, 4\]"),
+  ):
+    with pytest.raises(ValueError, match=match):
+      optax_mtl.krum(4, f, m)
+  with pytest.raises(TypeError, match="num_byzantine must be a Python int"):
+    optax_mtl.krum(4, jnp.array(1))
