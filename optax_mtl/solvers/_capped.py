@@ -313,5 +313,6 @@ def solve(
     first,
   )
   weights = jnp.minimum(over(at.x, lengths), cap)
+  weights = jnp.where(at.x >= problem.upper, cap, weights)
   weights = jnp.where(gram.present, weights, zeros)
   return weights, jnp.where(present, at.residual, 0.0), at.steps, at.done

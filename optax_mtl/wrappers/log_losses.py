@@ -23,8 +23,11 @@ def log_losses(inner: _Transformation) -> _Transformation:
   The method sees the gradients `g_i / L_i`, and `log L_i` for `losses=` and
   `previous_losses=`: all is as if the loss function had returned the logarithms
   of the losses, heads included. Around `equal_weighting` it descends
-  `Σ log L_i` (scale-invariant weighting); around a method that reads the Gram
-  matrix it is that method's LOG variant. The weights in the state are those on
+  `Σ log L_i` (scale-invariant weighting). Around a method that reads the Gram
+  matrix it is that method's LOG variant: those of the FAMO repository
+  (`log_mgda`, `log_cagrad`, `log_imtl`) around `mgda`, `cagrad` and `imtl_g`,
+  without the 1e-8 that some of them add to a loss; and around any method the
+  loss half of DB-MTL, which that paper also tries with others. The weights in the state are those on
   the logarithms' gradients: the weight on `g_i` is `w_i / L_i`.
 
   The losses have to be positive. The gradient of a task whose loss is not is

@@ -1,5 +1,6 @@
 """FairGrad: `M w = w^(-1/alpha)`, Nash-MTL for alpha = 1."""
 
+import jax
 import numpy as np
 from families import DELTA, STATIONARY, assert_at_most, cases, sizes, solved
 from one_step import (
@@ -7,12 +8,15 @@ from one_step import (
   ORTHOGONAL,
   assert_oracles,
   assert_same,
+  close,
   gradients,
   lengths,
   run,
+  step,
 )
 
 import optax_mtl
+from optax_mtl import solvers
 
 
 def test_oracles():
@@ -29,6 +33,39 @@ def test_oracles():
       ({}, ORTHOGONAL, np.ones(3) / np.sqrt(3)),
     ],
   )
+
+
+def test_a_preference():
+  """Orthogonal units, α = 2: w = p^(1/3), however it is given."""
+  grads, p = np.eye(3), np.array([1.0, 8.0, 27.0])
+  expected = p ** (1 / 3)
+  tx = optax_mtl.fairgrad(3, 2.0, max_norm=None, preference=p)
+  _, state = step(tx, grads)
+  close(state.weights, expected, 1e-5)
+  tx = optax_mtl.fairgrad(3, 2.0, max_norm=None)
+  _, state = step(tx, grads, preference=p)
+  close(state.weights, expected, 1e-5)
+  # None is 1 each, so that nothing is shared; and 0 takes no part.
+  mask = np.array([True, True, False])
+  _, state = step(tx, grads, preference=[1.0, 0.0, 1.0], active=mask)
+  close(state.weights, [1, 0, 0], 1e-5)
+
+
+def test_it_solves_its_equation_for_any_preference():
+  """M w = (p/w)^(1/alpha), in the solver's own residual, over 24 decades."""
+  rng = np.random.default_rng(3)
+  grads = rng.standard_normal((32, 5, 9)).astype(np.float32)
+  p = (10.0 ** rng.uniform(-2, 2, (32, 5))).astype(np.float32)
+  p *= np.float32(10.0) ** rng.integers(-12, 12, (32, 1)).astype(np.float32)
+  solve = jax.jit(
+    jax.vmap(lambda g, p: solvers.fairness(g @ g.T, 2.0, preference=p))
+  )
+  w, certificate = solve(grads, p)
+  assert np.asarray(certificate.converged).all()
+  g, w = grads.astype(float), np.asarray(w, float)
+  gains = np.einsum("ntp,nsp,ns->nt", g, g, w)
+  # The certificate's 9.5e-5, and the rounding of M where its terms cancel.
+  np.testing.assert_allclose(gains, np.sqrt(p / w), rtol=3e-4)
 
 
 def test_alpha_one_is_nash():

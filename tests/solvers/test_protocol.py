@@ -17,6 +17,7 @@ _GAINS = {
 # Name -> solver of a [3, 3] matrix, with what else it needs.
 SOLVERS = {
   "min_norm": (solvers.min_norm, {}),
+  "capped": (solvers.min_norm, {"cap": 0.6}),
   "pairwise": (solvers.min_norm, {"variant": "pairwise"}),
   "min_norm_trace": (solvers.min_norm_trace, {"num_steps": 2}),
   "project_dual_cone": (solvers.project_dual_cone, _UPGRAD),

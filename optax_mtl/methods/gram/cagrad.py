@@ -48,8 +48,8 @@ def cagrad(
   With `preference=u`, `Σ u_i g_i` takes the place of the mean, and with
   `clip=True` no `w_i` is above `u_i`: `d = g_u + c ‖g_u‖ g_p / ‖g_p‖`, where
   `p = min(w, u)`, whose sum is less than 1, and `u` is taken with a sum of 1.
-  Both together are RACO, whose `c` is 0.4 and which does not rescale. Where
-  nothing of `w` is left, `d` is `g_u`.
+  Both together, with `c=0.4` and `rescale=0`, are RACO. Where nothing of `w` is
+  left, `d` is `g_u`.
 
   The authors' code then multiplies the trunk's gradient by T, the number of
   tasks, which is left to the learning rate here.

@@ -40,10 +40,11 @@ def fairgrad(
   state is STATIONARY.
 
   With a preference `p` it is `M w = (p/w)^(1/α)`: the weighted FairGrad of
-  PIVRG, which takes `p` from the tasks' key performance indicators, where more
-  is farther behind. (Its published code takes them on the test set.) Pass
-  such a `p`, which changes with training, with the update. A task where it is 0
-  takes no part, and may be hurt.
+  PIVRG, whose `p` comes from the tasks' key performance indicators and changes
+  with training: pass such a one with the update. (The baseline in its
+  experiments came from the test set; take a validation set.) PIVRG has `α = 2`,
+  and multiplies by T before clipping, as FairGrad's authors do. A task where
+  `p` is 0 takes no part, and may be hurt.
 
   Args:
     num_tasks: The number of tasks `T`.
@@ -77,8 +78,8 @@ def fairgrad(
 
   References:
     Ban & Ji, `Fair Resource Allocation in Multi-Task Learning
-    <https://arxiv.org/abs/2402.15638>`_, ICML 2024. PIVRG: a method of CVPR
-    2025 that weighs the tasks in it by their performance.
+    <https://arxiv.org/abs/2402.15638>`_, ICML 2024; with a preference
+    PIVRG, CVPR 2025.
   """
   _checks.check_range("alpha", alpha, 0, open_low=True)
   wanted = check_preference(preference, num_tasks)

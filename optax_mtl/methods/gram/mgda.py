@@ -58,10 +58,10 @@ def mgda(
   One task with a zero gradient makes `d` zero: then the others have to wait,
   unless `drop_stationary` is set.
 
-  With `cap` no `α_i` is above it, as in FedMGDA+ around equal weights: from
-  MGDA at 1 to the mean at 1/T. The solution is as exact, with a certificate of
-  its own. `d` descends every task below its cap no slower than any at it, and
-  may hurt a task at its cap.
+  With `cap` no `α_i` is above it, as in FedMGDA+: from MGDA at 1 to the mean at
+  1/T. The solution is as exact. `g_i · d` is then at least as large for tasks
+  below the cap as for those at it, but may be negative: MGDA's promise holds
+  where no weight is at the cap.
 
   The upper bound of the paper (MGDA-UB) is this method with the gradients of
   `optax_mtl.value_and_representation_grads`.
