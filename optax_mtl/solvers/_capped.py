@@ -156,7 +156,7 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   for _ in range(2):
     short = problem.total - dot(normal, goal)
     goal += over(short, reached) * along
-  # Beyond the cap by rounding is at it: beside a long row a short one at its cap
+  # Beyond the cap by rounding is at it: for a long row a short one at its cap
   # gives way by less than a rounding.
   near = goal <= upper * (1 + _LITTLE * problem.gram.eps)
   goal = jnp.where(near, jnp.minimum(goal, upper), goal)
@@ -166,6 +166,9 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   # Two ways there: to the feasible point that is nearest, or only as far as
   # nothing leaves its bounds.
   cut = jnp.where(feasible, goal, _cut(problem, goal, on))
+  # As it is below the cap by rounding: such an entry could only go down.
+  near = cut >= upper * (1 - _LITTLE * problem.gram.eps)
+  cut = jnp.where(on & near, upper, cut)
   # Where whole caps make up the sum to its rounding, it says nothing of the
   # rest, which is none unless it is wanted, by the highest entry at the cap.
   inner = on & (cut > 0) & (cut < upper)

@@ -24,11 +24,11 @@ def log_losses(inner: _Transformation) -> _Transformation:
   `previous_losses=`: all is as if the loss function had returned the logarithms
   of the losses, heads included. Around `equal_weighting` it descends
   `Σ log L_i` (scale-invariant weighting). Around a method that reads the Gram
-  matrix it is that method's LOG variant: those of the FAMO repository
-  (`log_mgda`, `log_cagrad`, `log_imtl`) around `mgda`, `cagrad` and `imtl_g`,
-  without the 1e-8 that some of them add to a loss; and around any method the
-  loss half of DB-MTL, which that paper also tries with others. The weights in the state are those on
-  the logarithms' gradients: the weight on `g_i` is `w_i / L_i`.
+  matrix it is that method's LOG variant: `log_mgda`, `log_cagrad` and
+  `log_imtl` of the FAMO repository are `log_losses` around `mgda`, `cagrad` and
+  `imtl_g` (some of them add 1e-8 to a loss, which is not done here), and DB-MTL
+  takes the gradients of the logarithms too. The weights in the state are those
+  on the logarithms' gradients: the weight on `g_i` is `w_i / L_i`.
 
   The losses have to be positive. The gradient of a task whose loss is not is
   NaN, and shows; `log_losses(drop_nonfinite(method))` drops the task. A method

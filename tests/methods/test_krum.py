@@ -1,4 +1,4 @@
-"""Multi-Krum: the gradients with the nearest neighbours, by squared distance."""
+"""Multi-Krum: the gradients with the nearest neighbours."""
 
 import jax
 import jax.numpy as jnp

@@ -53,6 +53,43 @@ def test_as_if_the_logarithms_were_returned(name, source):
   chex.assert_trees_all_close(got, want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "name",
+  ["mgda", "cagrad", "imtl_g", "pcgrad", "gradvac", "nash_mtl", "upgrad"],
+)
+def test_log_variants_by_reference(name):
+  """The reference on `g_i / L_i`; three have a LOG variant elsewhere."""
+  rng = np.random.default_rng(0)
+  grads = rng.standard_normal((3, 8))
+  losses = np.array([0.2, 3.0, 40.0])
+  tx = optax_mtl.log_losses(harness.build(name))
+  update = jax.jit(lambda g, losses: tx.update(g, tx.init(g[0]), losses=losses))
+  updates, state = update(jnp.asarray(grads, "f"), jnp.asarray(losses, "f"))
+  logs = grads / losses[:, None]
+  want = harness.REFERENCES[name](3, logs[None], {})
+  want = harness.limited(name, want, logs[None].reshape(1, 3, 8))[0]
+  size = np.abs(want) @ np.linalg.norm(logs, axis=1)
+  # The Gram matrix in float32, times a condition number of about 100.
+  np.testing.assert_allclose(updates, want @ logs, atol=2e-5 * size)
+  weights = harness.limited(name, np.asarray(state.weights)[None], logs[None])
+  np.testing.assert_allclose(weights[0], want, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  "name", [n for n in harness.NAMES if harness.info(n).room == "gram"]
+)
+def test_it_stands_with_every_gram_method(name):
+  """Traced: shapes, dtypes and the state's structure are the method's own."""
+  data = harness.to_dtype(harness.data(num_steps=1), "float32")
+  row, method = harness.row_of(data, 0), harness.build(name)
+  extra = {"second_grads": None}
+  plain = harness.traced(method, row, harness.params(), **extra)
+  logs = harness.traced(
+    optax_mtl.log_losses(method), row, harness.params(), **extra
+  )
+  assert harness.signature(plain) == harness.signature(logs)
+
+
 def test_a_loss_that_is_not_positive():
   """Its gradient is NaN and shows; the wrapper inside drops the task."""
   grads, params = jnp.eye(3), jnp.zeros(3)
