@@ -269,7 +269,7 @@ def min_norm_trace(
   return _trace(prepared, start, variant=variant, num_steps=num_steps)
 
 
-def check_cap(name: str, cap: ArrayLike, num_tasks: int) -> None:
+def check_cap(name: str, cap: Any, num_tasks: int) -> None:
   """Raises where `num_tasks` weights of a known cap cannot sum to 1."""
   _checks.check_range(name, cap, 0, 1)
   # 49 * (1 / 49) is a rounding below 1, and a cap in float32 some more.

@@ -98,7 +98,8 @@ def test_between_mgda_and_the_mean():
   one, _ = _solver()(grams, np.ones(48, np.float32))
   np.testing.assert_allclose(one, free, atol=1e-4)
   mean, _ = _solver()(grams, np.full(48, 0.1, np.float32))
-  np.testing.assert_allclose(mean, 0.1, rtol=1e-6)
+  # One entry may have the rounding of a sum of ten.
+  np.testing.assert_allclose(mean, 0.1, rtol=40 * EPS)
   # The more a cap allows, the shorter.
   before = np.full(48, np.inf)
   for cap in (0.1, 0.2, 0.4, 1.0):
