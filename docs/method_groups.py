@@ -155,21 +155,39 @@ DEVIATIONS: dict[str, str] = {
     "switches the projection off once gradients are small."
   ),
   "cagrad": (
-    "The authors then multiply the trunk's gradient by T: their update is T "
-    "times ours, at the same learning rate."
+    "The authors then multiply the trunk's gradient by T: their update is "
+    "T times ours, at the same learning rate."
+  ),
+  "conic_grad": (
+    "The paper learns the weights, by one gradient step on them a step of "
+    "training; here the problem is solved."
+  ),
+  "db_mtl": (
+    "The authors add 1e-8 to losses and norms, and step the heads with "
+    "the log-losses' gradients: `log_losses(db_mtl(T, "
+    "logarithms=False))`."
   ),
   "db_pinn": (
     'In the authors\' code the ratios of the statistic "mean" are to the '
     "weighted gradients, those of the others to the plain ones: "
     "`relative=None`."
   ),
+  "dcgd": (
+    "The authors add 1e-8 to the norms. Losses beyond two are summed in "
+    "two groups, as here."
+  ),
   "dtp": (
-    "The paper weighs the examples within a task too, by a focal loss. That "
-    "is a matter of the loss function, and left out here."
+    "The paper weighs the examples within a task too, by a focal loss. "
+    "That is a matter of the loss function, and left out here."
   ),
   "dual_proj": (
     "It is GEM's projection with the margin (`memory_strength`) at 0, and "
     "without the ridge that GEM's code adds to the Gram matrix."
+  ),
+  "excess_mtl": (
+    "The authors' weights sum to T, and multiply the heads' gradients "
+    "too; they add 1e-7 to the sum of squares, which is large beside "
+    "small gradients."
   ),
   "fairgrad": (
     "The authors multiply the update by T before they limit its norm."
@@ -181,40 +199,61 @@ DEVIATIONS: dict[str, str] = {
   "go4align": (
     "The authors' k-means starts from random centres; here it is exact."
   ),
+  "graddrop": (
+    "The authors' code (lingvo) multiplies the result by its own norm "
+    "divided by that of the plain sum. With a source at the params it is "
+    "TorchJD's, without the signs of activations."
+  ),
   "igb": (
-    "Version 1 alone; the second learns by reinforcement. The authors' code "
-    "takes the number of the base epoch from the command line, ours is the "
-    "second."
+    "Version 1 alone; the second learns by reinforcement. The authors' "
+    "code takes the number of the base epoch from the command line, ours "
+    "is the second."
   ),
   "imtl_l": "The scales have an optimizer of their own, and bounds.",
+  "krum": (
+    "TorchJD sums distances in the place of their squares, and picks "
+    "other rows now and then; its `Krum` averages the chosen rows, as "
+    "here."
+  ),
   "ldc_mtl": (
-    "In the authors' code the weights come from a layer of the network and "
-    "descend the whole objective, under which all of them shrink; here they "
-    "descend the differences alone. Their first term is divided by the sum "
-    'of the weights: `divide=True`. On QM9 they take `normalize="log"`, '
-    "with first losses taken anew in each epoch."
+    "In the authors' code the weights come from a layer of the network "
+    "and descend the whole objective, under which all of them shrink; "
+    "here they descend the differences alone. Their first term is divided "
+    "by the sum of the weights: `divide=True`. On QM9 they take "
+    '`normalize="log"`, with first losses taken anew in each epoch.'
   ),
   "lr_annealing": (
-    "The authors' code takes the mean of the means of the weight matrices, "
-    "without biases; here each entry of all leaves counts the same. Seven "
-    "public codes have six formulas: `statistic=`, `relative=` and `decay=` "
-    "are what differs."
+    "The authors' code takes the mean of the means of the weight "
+    "matrices, without biases; here each entry of all leaves counts the "
+    "same. Seven public codes have six formulas: `statistic=`, "
+    "`relative=` and `decay=` are what differs."
   ),
   "mgda": (
     "With `normalize=` the authors apply the weights of the normalised "
     'problem to the raw gradients; with "l2" and two tasks that is equal '
     "weighting. Here the solution of the normalised problem is applied."
   ),
+  "moco": (
+    "The authors' code brings each gradient to the length of its loss "
+    'first: `normalize="loss"`; its projection is a softmax, which keeps '
+    "the weights near uniform."
+  ),
+  "modo": (
+    "The paper takes a third batch for the update, the authors' code the "
+    "sum of both batches' gradients; here those of the first are "
+    "combined."
+  ),
   "nash_mtl": (
     "The authors limit the trunk's update by `max_norm`, and weigh the "
     'heads with the weights before that limit: `heads="weighted"`.'
   ),
   "norm_balance": (
-    "jaxpi adds 1e-5 of the mean to each norm, or nothing, and then divides "
-    "by zero; on several devices it averages the weights instead of the "
-    "gradients. EnCodec averages the norms of the items of a batch: ours is "
-    "its `per_batch_item=False`. VQ-GAN adds 1e-4 to a norm, DB-MTL 1e-8. "
-    "MetaBalance's loop ends at the first tensor without a gradient."
+    "jaxpi adds 1e-5 of the mean to each norm, or nothing, and then "
+    "divides by zero; on several devices it averages the weights instead "
+    "of the gradients. EnCodec averages the norms of the items of a "
+    "batch: ours is its `per_batch_item=False`. VQ-GAN adds 1e-4 to a "
+    "norm, DB-MTL 1e-8. MetaBalance's loop ends at the first tensor "
+    "without a gradient."
   ),
   "ntk_weighting": (
     "jaxpi divides the mean of the traces, each a mean over the samples, "
@@ -226,20 +265,36 @@ DEVIATIONS: dict[str, str] = {
     "carries out of its sub-region goes through it again, and the state's "
     "`violation` shows where the losses are."
   ),
+  "pcd": (
+    "The authors add 1e-8 to the averages of the squared norms; nothing "
+    "is added here. The rest of their algorithm is ours: the length of "
+    "the primary gradient, and the primary alone where the constraints "
+    "cannot be met."
+  ),
   "relobralo": (
     "Codes that go by the name leave out the factor T, or the last weights."
   ),
   "rlw": (
     "In the authors' code, LibMTL, Bernoulli numbers are the weights "
-    "themselves, which sum to up to T, and Dirichlet's go through a softmax "
-    "too; IGB4MTL multiplies the weights by T. Here all laws sum to 1."
+    "themselves, which sum to up to T, and Dirichlet's go through a "
+    "softmax too; IGB4MTL multiplies the weights by T. Here all laws sum "
+    "to 1."
+  ),
+  "sdmgrad": (
+    "Paper and code take a third batch for the update; here the first "
+    "one's gradients are combined. The code adds 1e-4 under the roots "
+    "that the products are divided by, and its rate of 10 makes the "
+    "weights jump from task to task."
   ),
   "softadapt": (
     "The authors' weights sum to 1, here to T. Their package takes the "
-    "slope at the oldest of the points, and divides by a signed sum in the "
-    "normalized variant."
+    "slope at the oldest of the points, and divides by a signed sum in "
+    "the normalized variant."
   ),
   "stch": 'LibMTL\'s STCH is `variant="log"`.',
+  "trimmed_mean": (
+    "The paper trims a share of the workers, TorchJD a number, as here."
+  ),
   "uncertainty_weighting": (
     "LibMTL starts `log σ²` at -0.5: `initial_log_vars=-0.5`. Here it "
     "starts at 0."
