@@ -113,7 +113,7 @@ def heads(params, z, x):
   del x
   z = z * params["gate"][None]
   return [
-    jnp.mean(z @ head) ** 2 * (1 + t) for t, head in enumerate(params["heads"])
+    jnp.mean((z @ head - t) ** 2) for t, head in enumerate(params["heads"])
   ]
 
 
