@@ -184,10 +184,24 @@ def _rows(
   return rows
 
 
+def check_groups() -> None:
+  """Raises if a method stands in no group or in two, or a name is unknown."""
+  known = {f.info.name for group in methods_by_room().values() for f in group}
+  named = [name for group in GROUPS for name in group.methods]
+  wrong = known ^ set(named) | {n for n in named if named.count(n) > 1}
+  wrong |= (DEVIATIONS.keys() | USERS.keys()) - known
+  if wrong:
+    raise ValueError(
+      f"{', '.join(sorted(wrong))}: docs/method_groups.py must have every "
+      "method of the package in one group of GROUPS, and no other name."
+    )
+
+
 def grouped(
   columns: Sequence[str], name: Callable[[str], str], level: str
 ) -> list[str]:
   """Every method once, by the question that it answers."""
+  check_groups()
   lines: list[str] = []
   for group in GROUPS:
     lines += [f"{level} {group.title}", "", group.text, ""]

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from optax_mtl import _checks, _jax_internals, linalg
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl.sources.at_representation import AtRepresentation
 from optax_mtl.sources.stacked import as_task_gradients
-from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 
 _Tree = TypeVar("_Tree")
 _Value = TypeVar("_Value")

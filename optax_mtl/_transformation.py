@@ -166,6 +166,7 @@ def as_method(
     step = Step(name, gradients, active, args)
     _checks.common_names(named | {"the extra args": step.names})
     if isinstance(rule, UpdateRule):
+      _refuse_weighted_heads(name, gradients)
       # Its memory may be shaped like the params; without them nobody can tell.
       if params is not None:
         wanted = jax.eval_shape(rule.init, params)
@@ -208,6 +209,16 @@ def _check_number(method: str, num_tasks: int, state: WeightState) -> None:
       f"{method} was built with num_tasks={num_tasks}, but its state has "
       f"weights of shape {list(jnp.shape(state.weights))}: it is that of "
       "another number of tasks. Start with init."
+    )
+
+
+def _refuse_weighted_heads(method: str, gradients: TaskGradients) -> None:
+  """Raises if heads are to get the weights of a method that has none."""
+  if gradients.shared is not None and gradients.heads == "weighted":
+    raise ValueError(
+      f'heads="weighted" asks for the trunk\'s weights on the heads, and {method} '
+      "has none: it makes its update from the gradients themselves. Leave "
+      'heads= at "sum": each head gets its own gradient.'
     )
 
 

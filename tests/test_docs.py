@@ -78,6 +78,12 @@ def test_rooms_without_a_heading_are_noticed(monkeypatch):
     generate.table()
 
 
+def test_a_method_without_a_group_is_noticed(monkeypatch):
+  monkeypatch.setattr(generate, "GROUPS", generate.GROUPS[1:])
+  with pytest.raises(ValueError, match="rlw: docs/method_groups.py must"):
+    generate.table()
+
+
 def test_stale_table_is_noticed(tmp_path, monkeypatch, capsys):
   """Both what CI does with a stale table, and what a contributor does."""
   stale = tmp_path / "README.md"

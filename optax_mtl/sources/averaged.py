@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 import jax
 
 from optax_mtl import _jax_internals
+from optax_mtl.sources.at_representation import AtRepresentation
 from optax_mtl.sources.pullbacks import UnstoredTaskGradients
-from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
+from optax_mtl.sources.task_gradients import TaskGradients
 from optax_mtl.sources.trunk import HeadGradients, TrunkTaskGradients
 
 #: One or several named axes.

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from optax_mtl import linalg
 from optax_mtl.sources import masks
 from optax_mtl.sources.around import AroundTaskGradients
-from optax_mtl.sources.task_gradients import AtRepresentation, TaskGradients
+from optax_mtl.sources.at_representation import AtRepresentation
+from optax_mtl.sources.task_gradients import TaskGradients
 
 
 class ScaledTaskGradients(AroundTaskGradients):

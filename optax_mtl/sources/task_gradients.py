@@ -3,7 +3,7 @@
 import abc
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,29 +12,12 @@ from jax.typing import ArrayLike
 from optax_mtl import _checks
 from optax_mtl._dtypes import solver_dtype
 from optax_mtl.sources import masks
+from optax_mtl.sources.at_representation import AtRepresentation
 from optax_mtl.sources.masks import Heads
+from optax_mtl.sources.no_array import NoArray
 
 
-class AtRepresentation(NamedTuple):
-  """The trunk's output, what the losses' gradients are there, and the way back.
-
-  Attributes:
-    values: The representation, a tree of arrays.
-    gradients: The gradients with respect to it, a tree with leaves
-      [T, *shape].
-    pull_back: Function `(at_representation, weights, keep)` from a tree like
-      `values`, weights [T] and a mask [T] of bool or None to a tree like the
-      params: what the tree is pulled back to by the trunk, plus the weighted
-      sum of the tasks' gradients that do not pass through the representation,
-      of the tasks that are kept.
-  """
-
-  values: Any
-  gradients: Any
-  pull_back: Callable[[Any, jax.Array, jax.Array | None], Any]
-
-
-class TaskGradients(abc.ABC):
+class TaskGradients(NoArray, abc.ABC):
   """The gradients of `num_tasks` losses with respect to the same params.
 
   A method asks for the Gram matrix, turns it into weights, and asks for the
@@ -414,32 +397,3 @@ class TaskGradients(abc.ABC):
   ) -> jax.Array:
     columns = other._map_rows(lambda row: self._project(row, mask), mask)
     return columns.astype(solver_dtype()).T
-
-  def _refuse(self, *_: Any) -> NoReturn:
-    raise TypeError(
-      f"{type(self).__name__} stands for {self.num_tasks} gradients and is "
-      "no array: put an optax_mtl method before every other transformation, "
-      "and call its update in the same jitted function. What goes around a "
-      "whole chain is optax_mtl.accumulate in place of optax.MultiSteps, and "
-      "optax_mtl.skip_nonfinite in place of optax.apply_if_finite. Or use "
-      "source='stacked' without shared=, and all terms, to have the gradients "
-      "as a plain tree."
-    )
-
-  # What another transformation may try on what it takes for an array. A
-  # property: JAX only asks whether there is such a method, and then raises an
-  # error of its own that names neither the source nor what to do.
-  __jax_array__ = property(_refuse)
-  __add__ = __radd__ = __sub__ = __rsub__ = _refuse
-  __mul__ = __rmul__ = __truediv__ = __pow__ = __neg__ = _refuse
-  __abs__ = __getitem__ = __iter__ = __len__ = _refuse
-  real = property(_refuse)
-
-  def __contains__(self, key: object) -> NoReturn:
-    """Refused: Flax's own train state looks for a key of the gradients."""
-    try:
-      self._refuse()
-    except TypeError as error:
-      raise TypeError(
-        f"{error} With Flax, optax_mtl.integrations.flax.TrainState takes them."
-      ) from None

@@ -379,3 +379,14 @@ def test_pareto_arguments():
     pareto.hypervolume_2d(jnp.ones((4, 3)), jnp.ones(2))
   with pytest.raises(ValueError, match=r"reference must have shape \[2\]"):
     pareto.hypervolume_2d(jnp.ones((4, 2)), jnp.ones(3))
+
+
+def test_heads_cannot_have_weights_that_there_are_not():
+  """A method that makes its update from the gradients has none for them."""
+  params = harness.params()
+  stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
+  tx = optax_mtl.on_trunk(optax_mtl.median(2), harness.SHARED, "weighted")
+  with pytest.raises(
+    ValueError, match='"weighted" asks for .* median has none'
+  ):
+    tx.update(stacked, tx.init(params), params)

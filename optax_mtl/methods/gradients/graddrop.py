@@ -16,7 +16,7 @@ from optax_mtl.linalg.alike import kinds
 from optax_mtl.methods.gradients import _entries
 from optax_mtl.methods.gradients._trunk import as_update, in_trunk, trunk_rows
 from optax_mtl.sources import units
-from optax_mtl.sources.task_gradients import AtRepresentation
+from optax_mtl.sources.at_representation import AtRepresentation
 
 
 class GraddropMemory(NamedTuple):
