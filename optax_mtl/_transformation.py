@@ -216,8 +216,8 @@ def _refuse_weighted_heads(method: str, gradients: TaskGradients) -> None:
   """Raises if heads are to get the weights of a method that has none."""
   if gradients.shared is not None and gradients.heads == "weighted":
     raise ValueError(
-      f'heads="weighted" asks for the trunk\'s weights on the heads, and {method} '
-      "has none: it makes its update from the gradients themselves. Leave "
+      'heads="weighted" asks for the trunk\'s weights on the heads, and '
+      f"{method} has none: it makes its update from the gradients themselves. Leave "
       'heads= at "sum": each head gets its own gradient.'
     )
 

@@ -49,11 +49,12 @@ def test_table_has_every_method():
 def test_tables_say_what_methods_read():
   rows = {
     row.split("`")[1]: [cell.strip() for cell in row.split(" | ")]
-    for row in generate.table().splitlines()[2:]
+    for row in generate.table().splitlines()
+    if "`" in row and row.startswith("|")
   }
-  assert rows["gradnorm"][2:4] == ["`losses=`", "T + 1"]
-  assert rows["dwa"][2:4] == ["`losses=`", "1"]
-  assert rows["equal_weighting"][2:4] == ["–", "1"]
+  assert rows["gradnorm"][4:6] == ["`losses=`", "T + 1"]
+  assert rows["dwa"][4:6] == ["`losses=`", "1"]
+  assert rows["equal_weighting"][4:6] == ["–", "1"]
 
 
 def test_methods_from_elsewhere_do_no_harm(monkeypatch):

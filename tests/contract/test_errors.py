@@ -385,7 +385,7 @@ def test_heads_cannot_have_weights_that_there_are_not():
   """A method that makes its update from the gradients has none for them."""
   params = harness.params()
   stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params)
-  tx = optax_mtl.on_trunk(optax_mtl.median(2), harness.SHARED, "weighted")
+  tx = optax_mtl.on_trunk(optax_mtl.median(2), harness.SHARED, heads="weighted")
   with pytest.raises(
     ValueError, match='"weighted" asks for .* median has none'
   ):
