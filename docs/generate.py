@@ -125,8 +125,12 @@ def _link(info: optax_mtl.MethodInfo) -> str:
 
 
 def _paper(info: optax_mtl.MethodInfo) -> str:
-  """The first author and the year, as a link."""
+  """The authors, "et al." from three on, and the year, as a link."""
+  several = re.match(r"((?:[^,&]+, )*[^,&]+ & [^,]+), ", info.paper)
+  names = re.split(", | & ", several[1]) if several else []
   authors = info.paper.split(", ")[0]
+  if names:
+    authors = " & ".join(names) if len(names) == 2 else f"{names[0]} et al."
   found = re.search(r"\b(19|20)\d\d\b", info.paper.split(";")[0])
   return f"[{authors}{f' {found[0]}' if found else ''}]({info.url})"
 

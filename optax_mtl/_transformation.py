@@ -217,8 +217,8 @@ def _refuse_weighted_heads(method: str, gradients: TaskGradients) -> None:
   if gradients.shared is not None and gradients.heads == "weighted":
     raise ValueError(
       'heads="weighted" asks for the trunk\'s weights on the heads, and '
-      f"{method} has none: it makes its update from the gradients themselves. Leave "
-      'heads= at "sum": each head gets its own gradient.'
+      f"{method} has none: it makes its update from the gradients themselves. "
+      'Leave heads= at "sum": each head gets its own gradient.'
     )
 
 
