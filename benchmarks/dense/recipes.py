@@ -52,6 +52,15 @@ LABELS = (
   "softadapt",
   "famo",
   "famo-weighted",
+  "rlw",
+  "gls",
+  "scale_invariant",
+  "imtl_l",
+  "uw_so",
+  "igb",
+  "stch",
+  "ldc_mtl",
+  "go4align",
   "dtp",
   "dtp-normalized",
   "gradnorm",
@@ -62,7 +71,10 @@ LABELS = (
   "mgda-ub",
   "mgda-l2-ub",
   "pcgrad",
+  "gradvac",
   "cagrad",
+  "conic_grad",
+  "grad_ops",
   "imtl_g",
   "imtl_g-ub",
   "nash_mtl",
@@ -72,6 +84,10 @@ LABELS = (
   "upgrad",
   "dual_proj",
   "conflict_free",
+  "graddrop-ub",
+  "moco",
+  "db_mtl",
+  "excess_mtl",
   "pareto_mtl",
 )
 
@@ -130,7 +146,7 @@ def _arguments(
     return {
       "kind": {task: tasks.TASKS[task].likelihood for task in problem.tasks}
     }
-  if name == "dwa":
+  if name in ("dwa", "igb"):
     return {"steps_per_epoch": epoch}
   if name == "gradnorm" and source != "representation":
     return {"norm_params": problem.model.last_shared}
