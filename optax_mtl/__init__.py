@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from optax_mtl import metrics as metrics
 from optax_mtl import pareto as pareto
 from optax_mtl import solvers as solvers
+from optax_mtl import training as training
 from optax_mtl._aliases import explain as _explain
 from optax_mtl._checks import TaskArgument as TaskArgument
 from optax_mtl._checks import task_argument as task_argument
@@ -66,4 +67,5 @@ if not _TYPE_CHECKING:  # A type checker would take any name for one of ours.
     """Says what a name that is looked for here is called."""
     if name.startswith("_"):
       raise AttributeError(f"optax_mtl has no attribute {name}.", name=name)
-    raise AttributeError(_explain(name, globals()), name=name)
+    in_training = (f"training.{public}" for public in vars(training))
+    raise AttributeError(_explain(name, (*globals(), *in_training)), name=name)

@@ -98,12 +98,14 @@ def explain(name: str, public: Iterable[str]) -> str:
 
   Args:
     name: The name that was looked for.
-    public: The names that there are.
+    public: The names that there are; a dot in one says in which module.
 
   Returns:
     A message that names the nearest.
   """
-  names = {_bare(p): p for p in public if not p.startswith("_")}
+  names = {
+    _bare(p.rpartition(".")[2]): p for p in public if not p.startswith("_")
+  }
   aliases = {_bare(alias): found for alias, found in ALIASES.items()}
   bare = _bare(name)
   missing = f"optax_mtl has no {name}. "

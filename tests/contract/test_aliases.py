@@ -40,6 +40,8 @@ def test_every_alias_leads_to_a_function(alias):
     ("config", "optax_mtl.conflict_free(T)"),
     ("uncertainty", "optax_mtl.uncertainty_weighting(T)"),
     ("DWA", "Here it is optax_mtl.dwa."),
+    ("AutoLambda", "Here it is optax_mtl.training.auto_lambda."),
+    ("SAMO", "Here it is optax_mtl.training.samo."),
     ("uncertainty_weigthing", "Did you mean uncertainty_weighting"),
     ("refresh", "refresh_every"),
     ("zzz", "the keys of optax_mtl.METHODS"),
