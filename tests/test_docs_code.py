@@ -112,6 +112,15 @@ def test_own_methods():
 
 
 @pytest.mark.as_users
+def test_with_the_loss_function():
+  """Auto-Lambda and SAMO as the page trains them."""
+  page = ROOT / "docs" / "with_the_loss_function.md"
+  code = _checked("\n".join(_python(page)))
+  assert code.count("_same(") == 3  # The function, and two comments.
+  _run(code)
+
+
+@pytest.mark.as_users
 def test_diagnostics():
   """What is logged, how it is drawn, and how a state is found."""
   code = _checked("\n".join(_python(ROOT / "docs" / "diagnostics.md")))
