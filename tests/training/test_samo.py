@@ -11,7 +11,6 @@ import optax_mtl
 from optax_mtl import training
 from optax_mtl.training.samo import draw_directions
 
-pytestmark = pytest.mark.standard_promotion
 RADIUS, SHARE, DIFFERENCE, STEP = 0.3, 0.5, 0.01, 0.1
 SHARED = {"head": False, "trunk": True}
 
@@ -49,8 +48,9 @@ def one_step(x, key, batch, flags):
   return key, np.stack(rows)
 
 
-@pytest.mark.parametrize("source", ["stacked", "implicit"])
-@pytest.mark.parametrize("shared", [None, SHARED])
+@pytest.mark.parametrize(
+  "shared, source", [(None, "stacked"), (SHARED, "implicit")]
+)
 def test_as_its_reference(shared, source):
   """To float32's roundings: two programs draw directions that differ so."""
   flags = [True, True] if shared is None else [False, True]
