@@ -1,5 +1,7 @@
 """What holds for every function around a training step."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -30,32 +32,45 @@ def test_the_room_is_known():
   assert functions == set(METHODS)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_two_solutions_in_one_donated_program(name):
-  """One program for all steps, with Adam, whose buffers are its own."""
+@functools.cache
+def program(name):
+  """Three solutions at once, with Adam; a method and its donated step."""
   optimizer = optax.adam(optax.exponential_decay(0.1, 10, 0.9))
   if name == "samo":
     optimizer = optax.chain(optax_mtl.equal_weighting(q.T), optimizer)
   settings = {} if name == "samo" else {"weight_optimizer": None}
   method = q.built(name, q.named_loss_fn, optimizer, **settings)
-  params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params_of())
-  state = jax.jit(jax.vmap(method.init))(params)
+  return method, jax.jit(jax.vmap(method.update), donate_argnums=(0, 1))
+
+
+def started(name):
+  """Params and state of three solutions, and batches for each."""
+  params, batches = jax.tree.map(
+    lambda leaf: jnp.stack([leaf] * 3), (params_of(), batches_of(name))
+  )
+  return params, jax.vmap(program(name)[0].init)(params), batches
+
+
+def lane(tree, number):
+  """One solution, on the host."""
+  return jax.tree.map(lambda leaf: np.asarray(leaf[number]), tree)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_solutions_in_one_donated_program(name):
+  """One program for all steps, with Adam, whose buffers are its own."""
+  method, step = program(name)
+  params, state, batches = started(name)
   first = method.init(params_of())
   leaves = jax.tree.leaves(first)
   assert len({x.unsafe_buffer_pointer() for x in leaves}) == len(leaves)
-  assert jax.tree.map(jnp.shape, first) == jax.tree.map(
-    lambda leaf: leaf.shape[1:], state
-  )
-  batches = batches_of(name)
-  axes = (0, 0, *(None for _ in batches))
-  step = jax.jit(jax.vmap(method.update, axes), donate_argnums=(0, 1))
   for _ in range(3):
     params, state = step(params, state, *batches)
   assert step._cache_size() == 1
-  for leaf in jax.tree.leaves((params, state)):
-    np.testing.assert_array_equal(leaf[0], leaf[1])
-    assert np.isfinite(leaf).all()
-  assert not np.allclose(q.vector(jax.tree.map(lambda x: x[0], params)), q.X)
+  got = [lane((params, state), number) for number in range(3)]
+  chex.assert_trees_all_equal(*got)
+  chex.assert_tree_all_finite(got[0])
+  assert not np.allclose(q.vector(got[0][0]), q.X)
 
 
 def array_loss_fn(params, centers):
@@ -87,24 +102,28 @@ def test_what_a_loss_function_may_return(name):
 @pytest.mark.parametrize("name", BILEVEL)
 def test_nan_teaches_no_weight_and_shows(name):
   """In validation it reaches no weight; in training, the params see it."""
-  method = q.built(name, weight_optimizer=None)
-  params = params_of()
-  step = jax.jit(method.update)
-  params, before = step(params, method.init(params), BATCH, VALIDATION)
-  spoilt = VALIDATION.at[0, 0].set(jnp.nan)
-  after, state = step(params, before, BATCH, spoilt)
-  assert np.isnan(state.validation_losses).tolist() == [True, False, False]
-  np.testing.assert_array_equal(state.weights, before.weights)
-  for field in ("weight_optimizer", "upper_method", "multipliers"):
+  _, step = program(name)
+  params, state, (batch, validation) = started(name)
+  params, state = step(params, state, batch, validation)
+  before = lane(state, 0)
+  params, state = step(
+    params,
+    state,
+    batch.at[2, 0, 0].set(jnp.nan),
+    validation.at[1, 0, 0].set(jnp.nan),
+  )
+  after, seen = lane(params, 1), lane(state, 1)
+  assert np.isnan(seen.validation_losses).tolist() == [True, False, False]
+  for field in ("weights", "weight_optimizer", "upper_method", "multipliers"):
     chex.assert_trees_all_equal(
-      getattr(state, field, ()), getattr(before, field, ())
+      getattr(seen, field, ()), getattr(before, field, ())
     )
   # FORUM's step follows the validation gradients, the others' do not.
   assert np.isfinite(q.vector(after)).all() == (name != "forum")
-  after, state = step(params, before, BATCH.at[0, 0].set(jnp.nan), VALIDATION)
+  after, seen = lane(params, 2), lane(state, 2)
   assert np.isnan(q.vector(after)).all()
-  assert np.isnan(state.losses).tolist() == [True, False, False]
-  assert np.isfinite(state.weights).all()
+  assert np.isnan(seen.losses).tolist() == [True, False, False]
+  assert np.isfinite(seen.weights).all()
 
 
 def test_one_task_that_is_not_finite_teaches_the_others_of_auto_lambda():
