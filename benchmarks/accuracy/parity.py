@@ -187,18 +187,14 @@ class Report:
   def summary(self) -> tuple[list[str], list[list[str]]]:
     """Head and body of the table: a line for each method.
 
-    The last column is the largest difference over the cells of which nothing is
-    known.
+    The last column is the largest difference over the cells in which neither
+    side is off.
     """
     head = ["method", "optax_mtl", self.peer[0], "difference", "elsewhere"]
     body = []
     for row in dict.fromkeys(c.row for c in self.cells):
       cells = [c for c in self.cells if c.row == row]
-      plain = [
-        c.difference
-        for c in cells
-        if not any(known.about(c) for known in self.known)
-      ]
+      plain = [c.difference for c in cells if not c.off()]
       body.append(
         [
           row,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.accuracy.parity import Known
+from benchmarks.accuracy.parity import ROUNDING, Known
 from benchmarks.accuracy.torchjd_pairs import (
   EXCESS_RATE,
   PAIRS,
@@ -37,8 +37,7 @@ KNOWN: tuple[Known, ...] = (
     "the Gram matrix is divided by its trace, taken for zero where that is "
     "below 1e-4, and gets 1e-4 on its diagonal, which outweighs gradients that "
     "are short beside the others, or short at all.",
-    # The float32 Gram matrix, over the 1e-4.
-    proved=2e-3,
+    proved=ROUNDING,
   ),
   Known(
     ("CAGrad", "CAGrad(norm_eps=0)"),
@@ -52,20 +51,21 @@ KNOWN: tuple[Known, ...] = (
     "gradients whose squares sum to less than `norm_eps`, 1e-4, give a zero "
     "update.",
     where=(_SHORT,),
-    proved=0.0,
+    proved=ROUNDING,
   ),
   Known(
     ("NashMTL",),
     "theirs",
-    "its sequence of convex programs stops on absolute tests, before or far "
-    "from the solution.",
+    "its convex programs are not scaled: with short gradients, or lengths that "
+    "differ, their solver gives up or finds no bound, and with long ones an "
+    "absolute test stops it early.",
     where=("conflicting", "scaled_1e2", _SHORT, _LONG),
   ),
   Known(
     ("FairGrad",),
     "theirs",
-    "the least-squares solver stops where the slope is below 1e-8, which "
-    "gradients of 1e-4 have at once.",
+    "the least-squares solver stops where the slope of its squares is below "
+    "1e-8, which with short gradients it is far from the solution.",
     where=(_SHORT,),
   ),
   Known(
@@ -74,6 +74,8 @@ KNOWN: tuple[Known, ...] = (
     "the pseudo-inverse of the Gram matrix takes gradients for zero that are "
     "short beside the others; here it is taken between unit gradients.",
     where=("scaled_1e2",),
+    # Of squares that differ that much float32 keeps three digits.
+    proved=1e-3,
   ),
   Known(
     ("IMTLG", "ConFIG"),
@@ -104,7 +106,7 @@ KNOWN: tuple[Known, ...] = (
     "theirs",
     "1e-7 is added to the sums of squares and to the first excess risk, which "
     "short gradients do not outweigh.",
-    proved=2e-5,
+    proved=ROUNDING,
   ),
   Known(
     ("GradVac",),
@@ -124,7 +126,7 @@ KNOWN: tuple[Known, ...] = (
     "theirs",
     "the scores are sums of distances; the paper's are of their squares, which "
     "at times selects other gradients.",
-    proved=1e-6,
+    proved=ROUNDING,
   ),
   Known(
     ("MoDoWeighting",),
@@ -191,6 +193,16 @@ def _excess(run: Run) -> np.ndarray:
   return weighted(run, np.stack(out))
 
 
+def _imtl_g(run: Run) -> np.ndarray:
+  """With what is below float32's roundings of the Gram matrix taken for 0."""
+  out = []
+  for g in run.grads.astype(np.float64):
+    tiny = run.num_tasks * float(np.finfo(np.float32).eps)
+    weights = np.linalg.pinv(g @ g.T, tiny) @ np.linalg.norm(g, axis=1)
+    out.append(weights / weights.sum())
+  return weighted(run, np.stack(out))
+
+
 def _krum(run: Run) -> np.ndarray:
   """By distances and not by their squares."""
   neighbours = run.num_tasks - liars(run.num_tasks) - 2
@@ -208,5 +220,6 @@ FORMS: Mapping[str, Right] = {
   "DualProj": _regularized("dual_proj"),
   "CAGrad": _cagrad,
   "ExcessMTL": _excess,
+  "IMTLG": _imtl_g,
   "Krum": _krum,
 }
