@@ -65,7 +65,7 @@ KNOWN: tuple[Known, ...] = (
     ("FairGrad",),
     "theirs",
     "the least-squares solver stops where the slope of its squares is below "
-    "1e-8, which with short gradients it is far from the solution.",
+    "1e-8, which for short gradients is far from the solution.",
     where=(_SHORT,),
   ),
   Known(
