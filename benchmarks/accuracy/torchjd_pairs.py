@@ -7,7 +7,7 @@ draws stand in for torch's generator while TorchJD runs.
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 from unittest import mock
 
@@ -118,7 +118,7 @@ class Pair:
 
 
 @contextlib.contextmanager
-def handed(torch: Any, draws: Mapping[str, list[np.ndarray]]) -> Iterator[None]:
+def handed(torch: Any, draws: Mapping[str, list[np.ndarray]]) -> Generator[None]:
   """For a time, functions of torch return what they are told to.
 
   Args:
