@@ -175,6 +175,18 @@ class Report:
       if any(known.covers(c, side) for c in self.cells for side in c.off())
     ]
 
+  def not_seen(self) -> list[Known]:
+    """Those that could have shown, and did not: the peer may have mended them.
+
+    Where fewer tasks or steps were run than usual, that may be why.
+    """
+    seen = self.seen()
+    return [
+      known
+      for known in self.known
+      if known not in seen and any(known.about(c) for c in self.cells)
+    ]
+
   def unexplained(self) -> list[tuple[Cell, str]]:
     """Cells, and the side that is off there for no known reason."""
     return [
@@ -221,15 +233,15 @@ class Report:
 
   def sentences(self) -> list[str]:
     """What is known and shows, a sentence each after whom it is about."""
+    return [self._sentence(known) for known in self.seen()]
+
+  def _sentence(self, known: Known) -> str:
     sides = {
       "ours": "optax_mtl",
       "theirs": self.peer[0],
       "both": "both sides",
     }
-    return [
-      f"{', '.join(known.rows)} ({sides[known.side]}): {known.why}"
-      for known in self.seen()
-    ]
+    return f"{', '.join(known.rows)} ({sides[known.side]}): {known.why}"
 
   def status(self) -> int:
     """The exit status: 1 where something differs for no known reason."""
@@ -264,6 +276,8 @@ class Report:
     print()
     for sentence in self.sentences():
       print(f"- {sentence}" if markdown else f"* {sentence}")
+    for known in self.not_seen():
+      print(f"NOT SEEN: {self._sentence(known)}")
     for c, side in self.unexplained():
       error = c.ours if side == "ours" else c.theirs
       who = "optax_mtl" if side == "ours" else self.peer[0]

@@ -118,7 +118,9 @@ class Pair:
 
 
 @contextlib.contextmanager
-def handed(torch: Any, draws: Mapping[str, list[np.ndarray]]) -> Generator[None]:
+def handed(
+  torch: Any, draws: Mapping[str, list[np.ndarray]]
+) -> Generator[None]:
   """For a time, functions of torch return what they are told to.
 
   Args:
