@@ -277,7 +277,7 @@ class Report:
     for sentence in self.sentences():
       print(f"- {sentence}" if markdown else f"* {sentence}")
     for known in self.not_seen():
-      print(f"NOT SEEN: {self._sentence(known)}")
+      print(f"Known, and not seen here: {self._sentence(known)}")
     for c, side in self.unexplained():
       error = c.ours if side == "ours" else c.theirs
       who = "optax_mtl" if side == "ours" else self.peer[0]

@@ -113,12 +113,15 @@ def test_the_table_has_the_worst_and_what_is_elsewhere(capsys):
   ]
   assert report.show(markdown=True, details=True) == 0
   out = capsys.readouterr().out
-  assert "NOT SEEN" not in out
+  assert "not seen" not in out
   assert "| m | 3 | 1e-07 / 2e-07 | 4e-07 / 1e-02 |" in out
   assert "\n- m (Peer): it adds 1e-8.\n" in out
   mended = [Cell("m", "short", 3, 4e-7, 4e-7, 4e-7)]
   assert Report(("Peer", "2.0"), mended, known).show() == 0
-  assert "NOT SEEN: m (Peer): it adds 1e-8." in capsys.readouterr().out
+  assert (
+    "Known, and not seen here: m (Peer): it adds 1e-8."
+    in capsys.readouterr().out
+  )
   assert Report(("Peer", "1.0"), cells, []).show() == 1
   out = capsys.readouterr().out
   assert "NOT EXPLAINED: m, short, 3 tasks: Peer is off by 1.0e-02." in out
