@@ -21,6 +21,8 @@ Rng = np.random.Generator
 
 #: Radii of CAGrad, on both sides of 1, from where zero is within reach.
 CS = (0.0, 0.1, 0.5, 0.9, 1.0, 1.5, 10.0)
+#: Of ConicGrad's angles: from a half-space to the mean alone.
+COSINES = (0.0, 0.25, 0.75, 0.9, 0.99, 0.9999, 1.0)
 #: Exponents of the fair solutions.
 ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 #: Largest number of tasks of a group -> its share of all problems. A group is
@@ -41,6 +43,12 @@ class Case(NamedTuple):
     alpha: Of the fair solution.
     vectors: `[2, T]`, float32, to be projected on the dual cone.
     preference: `[T]`, float32, not negative.
+    cap: On weights that sum to 1; below 1 over the active tasks, or above 1,
+      now and then.
+    cosine: Of an angle to the mean.
+    start: `[T]`, float32, coefficients of a direction that lacks gains.
+    gains: `[T]`, float32, those wanted of a direction.
+    constrained: `[T]` bool, of which tasks they are.
   """
 
   family: str
@@ -51,6 +59,11 @@ class Case(NamedTuple):
   alpha: np.ndarray
   vectors: np.ndarray
   preference: np.ndarray
+  cap: np.ndarray
+  cosine: np.ndarray
+  start: np.ndarray
+  gains: np.ndarray
+  constrained: np.ndarray
 
   def gram(self) -> np.ndarray:
     """What a solver is given: `[T, T]`, float32."""
@@ -150,6 +163,40 @@ _NAMES = tuple(FAMILIES)
 _SCALABLE = frozenset(_NAMES) - {"scaled_1e15", "one_far_off", "scaled_1e6"}
 
 
+def _cap(rng: Rng, count: int) -> float:
+  """One of so many weights, of a whole number of which 1 is made or not."""
+  kinds = (
+    1.0,
+    1 / count,
+    (1 + 1e-6) / count,
+    1 / rng.integers(1, count + 1),
+    np.exp(rng.uniform(-np.log(count), 0)),
+    rng.uniform(0, 1.5),
+  )
+  return float(kinds[rng.integers(len(kinds))])
+
+
+def _gains(rng: Rng, grads: np.ndarray, start: np.ndarray) -> np.ndarray:
+  """Gains of a size that the direction may have, within reach or not."""
+  lengths = np.linalg.norm(grads, axis=1)
+  safe = np.where(lengths > 0, lengths, 1.0)
+  unit = grads / safe[:, None]
+  size = np.max(np.abs(start) * lengths)
+  some = np.array([0.01, 0.1, 1.0, 10.0])[rng.integers(4)]
+  kind = rng.integers(4)
+  # Those of another direction, which are within reach all together; a share of
+  # each task's own descent; some, of any sign; and none.
+  other = unit.T @ rng.standard_normal(len(unit))
+  other = other / max(float(np.linalg.norm(other)), 1e-30)
+  gains = (
+    unit @ other,
+    np.ones(len(unit)),
+    rng.standard_normal(len(unit)),
+    np.zeros(len(unit)),
+  )[kind]
+  return some * gains * lengths * size
+
+
 def draw(seed: int, number: int) -> Case:
   """The problem of this number."""
   rng = np.random.default_rng([seed, number])
@@ -177,6 +224,14 @@ def draw(seed: int, number: int) -> Case:
   if rng.random() < 0.7:
     vectors[1] = np.abs(vectors[1])
   preference = rng.random(num_tasks) * (rng.random(num_tasks) < 0.9)
+  # What is drawn from here on came later, and changes nothing above.
+  cap = _cap(rng, max(int(active.sum()), 1))
+  start = vectors[rng.integers(2)].astype(np.float32)
+  constrained = np.ones(num_tasks, bool)
+  if rng.random() < 0.5:
+    constrained = rng.random(num_tasks) < 0.7
+  # Of absent tasks they do not matter, and may be of any size.
+  gains = _gains(rng, grads.astype(np.float32).astype(float), start * active)
   return Case(
     family=family,
     grads=grads.astype(np.float32),
@@ -186,6 +241,11 @@ def draw(seed: int, number: int) -> Case:
     alpha=np.float32(rng.choice(ALPHAS)),
     vectors=vectors.astype(np.float32),
     preference=preference.astype(np.float32),
+    cap=np.float32(cap),
+    cosine=np.float32(rng.choice(COSINES)),
+    start=start,
+    gains=gains.astype(np.float32),
+    constrained=constrained,
   )
 
 
@@ -199,6 +259,11 @@ class Filled(NamedTuple):
     alpha: `[N]`, float32.
     vectors: `[N, 2, T]`, float32.
     preference: `[N, T]`, float32.
+    cap: `[N]`, float32.
+    cosine: `[N]`, float32.
+    start: `[N, T]`, float32, NaN where nothing is.
+    gains: `[N, T]`, float32, NaN where nothing is.
+    constrained: `[N, T]` bool, True where nothing is.
     grads: `[N, T, P]`, float64, 0 where nothing is; for the judges alone.
     lengths: `[N, T]`, float64, 0 for tasks that take no part.
     finite: `[N]` bool, whether the entries between active tasks are finite.
@@ -210,6 +275,11 @@ class Filled(NamedTuple):
   alpha: np.ndarray
   vectors: np.ndarray
   preference: np.ndarray
+  cap: np.ndarray
+  cosine: np.ndarray
+  start: np.ndarray
+  gains: np.ndarray
+  constrained: np.ndarray
   grads: np.ndarray
   lengths: np.ndarray
   finite: np.ndarray
@@ -223,6 +293,9 @@ def filled(cases: list[Case], size: int) -> Filled:
   active = np.zeros((count, size), bool)
   vectors = np.zeros((count, 2, size), np.float32)
   preference = np.zeros((count, size), np.float32)
+  start = np.full((count, size), np.nan, np.float32)
+  gains = np.full((count, size), np.nan, np.float32)
+  constrained = np.ones((count, size), bool)
   grads = np.zeros((count, size, width))
   for index, case in enumerate(cases):
     rows, columns = case.grads.shape
@@ -230,6 +303,9 @@ def filled(cases: list[Case], size: int) -> Filled:
     active[index, :rows] = case.active
     vectors[index, :, :rows] = case.vectors
     preference[index, :rows] = case.preference
+    start[index, :rows] = case.start
+    gains[index, :rows] = case.gains
+    constrained[index, :rows] = case.constrained
     grads[index, :rows, :columns] = case.grads * case.active[:, None]
   pair = active[:, :, None] & active[:, None, :]
   return Filled(
@@ -239,6 +315,11 @@ def filled(cases: list[Case], size: int) -> Filled:
     alpha=np.stack([case.alpha for case in cases]),
     vectors=vectors,
     preference=preference,
+    cap=np.stack([case.cap for case in cases]),
+    cosine=np.stack([case.cosine for case in cases]),
+    start=start,
+    gains=gains,
+    constrained=constrained,
     grads=grads,
     lengths=np.linalg.norm(grads, axis=2),
     finite=(np.isfinite(grams) | ~pair).all((1, 2)),

@@ -17,7 +17,7 @@ from benchmarks.faults.draws import Filled
 EPS = float(np.finfo(np.float32).eps)
 # Half a rounding of an entry, half of a weight, and the sums that a residual is
 # made of: what solvers promise to measure theirs to.
-_ROUNDINGS = 4.0
+ROUNDINGS = 4.0
 
 
 class Verdict(NamedTuple):
@@ -41,22 +41,22 @@ class Verdict(NamedTuple):
 Judge = Callable[[Filled, np.ndarray, np.ndarray], Verdict]
 
 
-def _over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
   return numerator / np.where(denominator > 0, denominator, 1.0)
 
 
-def _combined(given: Filled, weights: np.ndarray) -> np.ndarray:
+def combined(given: Filled, weights: np.ndarray) -> np.ndarray:
   """`[N, P]`."""
   return np.einsum("nt,ntp->np", weights, given.grads)
 
 
-def _gains(given: Filled, direction: np.ndarray) -> np.ndarray:
+def unit_gains(given: Filled, direction: np.ndarray) -> np.ndarray:
   """Products of a direction `[N, P]` with the unit gradients, `[N, T]`."""
   products = np.einsum("ntp,np->nt", given.grads, direction)
-  return _over(products, given.lengths)
+  return over(products, given.lengths)
 
 
-def _largest(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+def largest(values: np.ndarray, where: np.ndarray) -> np.ndarray:
   """The largest of each row that is positive, else 0."""
   return np.max(np.where(where, values, 0.0), axis=1, initial=0.0)
 
@@ -75,7 +75,7 @@ def _furthest(
   )
 
 
-def _sums_to_one(given: Filled, weights: np.ndarray) -> np.ndarray:
+def sums_to_one(given: Filled, weights: np.ndarray) -> np.ndarray:
   """Whether weights do, or are all 0 where no task takes part."""
   any_active = given.active.any(1)
   size = np.abs(weights).sum(1)
@@ -86,12 +86,12 @@ def _sums_to_one(given: Filled, weights: np.ndarray) -> np.ndarray:
   return np.where(any_active, near, size == 0)
 
 
-def _none_outside(weights: np.ndarray, where: np.ndarray) -> np.ndarray:
+def none_outside(weights: np.ndarray, where: np.ndarray) -> np.ndarray:
   """Whether weights are exactly 0 elsewhere."""
   return ((weights == 0) | where).all(1)
 
 
-def _never(given: Filled) -> np.ndarray:
+def never(given: Filled) -> np.ndarray:
   return np.zeros(len(given.active), bool)
 
 
@@ -99,23 +99,23 @@ def min_norm(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
   """The duality gap, each vertex in its own length."""
   zero = given.active & (given.lengths == 0)
   any_zero = zero.any(1)
-  direction = _combined(given, weights)
+  direction = combined(given, weights)
   size = np.sum(weights * given.lengths, axis=1)
   square = np.sum(direction * direction, axis=1)
   on = given.lengths > 0
-  gap = _over(square[:, None], given.lengths) - _gains(given, direction)
-  formed = (weights >= 0).all(1) & _none_outside(weights, given.active)
-  formed &= _sums_to_one(given, weights)
+  gap = over(square[:, None], given.lengths) - unit_gains(given, direction)
+  formed = (weights >= 0).all(1) & none_outside(weights, given.active)
+  formed &= sums_to_one(given, weights)
   # Zero rows share it all.
-  share = _over(zero.astype(float), zero.sum(1, keepdims=True).astype(float))
+  share = over(zero.astype(float), zero.sum(1, keepdims=True).astype(float))
   formed &= np.where(any_zero, np.abs(weights - share).max(1) <= EPS, True)
   # The square is off by roundings of that of the mean length, which is more to
   # a shorter vertex.
-  longer = np.maximum(1.0, _over(size[:, None], given.lengths))
-  gap = np.maximum(_over(gap, size[:, None]), 0.0)
+  longer = np.maximum(1.0, over(size[:, None], given.lengths))
+  gap = np.maximum(over(gap, size[:, None]), 0.0)
   counts = on & ~any_zero[:, None]
-  true, slack = _furthest(gap, said, _ROUNDINGS * EPS * longer, counts)
-  return Verdict(true, slack, formed, _never(given))
+  true, slack = _furthest(gap, said, ROUNDINGS * EPS * longer, counts)
+  return Verdict(true, slack, formed, never(given))
 
 
 def dual_cone(given: Filled, rows: np.ndarray, said: np.ndarray) -> Verdict:
@@ -128,13 +128,13 @@ def dual_cone(given: Filled, rows: np.ndarray, said: np.ndarray) -> Verdict:
     wanted = np.where(given.active, given.vectors[:, index].astype(float), 0.0)
     formed &= (found >= wanted).all(1)
     formed &= ((found == wanted) | on).all(1)
-    slopes = _gains(given, _combined(given, found))
+    slopes = unit_gains(given, combined(given, found))
     terms = np.abs(wanted) + (found - wanted)
     size = np.sum(terms * given.lengths, axis=1)
     wrong = np.where(found > wanted, np.abs(slopes), -slopes)
-    true = np.maximum(true, _over(_largest(wrong, on), size))
-  slack = np.full(len(true), _ROUNDINGS * EPS)
-  return Verdict(true, slack, formed, _never(given))
+    true = np.maximum(true, over(largest(wrong, on), size))
+  slack = np.full(len(true), ROUNDINGS * EPS)
+  return Verdict(true, slack, formed, never(given))
 
 
 def cagrad(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
@@ -142,68 +142,68 @@ def cagrad(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
   c, on = given.c.astype(float), given.lengths > 0
   number = np.maximum(on.sum(1), 1)
   mean = given.grads.sum(1) / number[:, None]
-  combined = _combined(given, weights)
+  vector = combined(given, weights)
   size = np.sum(weights * given.lengths, axis=1)
-  length = np.linalg.norm(combined, axis=1)
+  length = np.linalg.norm(vector, axis=1)
   # A square below its own rounding is none: a direction made of it would not
   # be one. Above, it is known to that rounding, and with it the pull.
   known = np.maximum(length, np.sqrt(4 * EPS) * size)
   radius = c * np.linalg.norm(mean, axis=1)
-  pull = _over(radius, known)
+  pull = over(radius, known)
   total = given.lengths.sum(1) / number + pull * size
-  gains = _gains(given, mean + pull[:, None] * combined)
+  gains = unit_gains(given, mean + pull[:, None] * vector)
   # By unit gradient, as all of it, so that no length leaves its range.
-  level = _over(np.sum(weights * given.lengths * gains, axis=1), size)
-  mass = _over(weights.sum(1), size)
-  level = _over(level, mass)
-  excess = np.where(on, gains - _over(level[:, None], given.lengths), 0.0)
+  level = over(np.sum(weights * given.lengths * gains, axis=1), size)
+  mass = over(weights.sum(1), size)
+  level = over(level, mass)
+  excess = np.where(on, gains - over(level[:, None], given.lengths), 0.0)
   wrong = np.where(weights > 0, np.abs(excess), -excess)
-  blurred = np.minimum(1.0, _ROUNDINGS * EPS * _over(size**2, known**2))
-  slack = 2 * _ROUNDINGS * EPS + blurred * _over(pull * length, total)
+  blurred = np.minimum(1.0, ROUNDINGS * EPS * over(size**2, known**2))
+  slack = 2 * ROUNDINGS * EPS + blurred * over(pull * length, total)
   # The level is a mean of gains, off by roundings of the mean length; to a
   # short gradient that is more.
-  mean_length = _over(np.ones_like(mass), mass)
-  slack = slack[:, None] * (1 + _over(mean_length[:, None], given.lengths))
-  true, slack = _furthest(_over(wrong, total[:, None]), said, slack, on)
+  mean_length = over(np.ones_like(mass), mass)
+  slack = slack[:, None] * (1 + over(mean_length[:, None], given.lengths))
+  true, slack = _furthest(over(wrong, total[:, None]), said, slack, on)
   # With c >= 1 a vector that vanishes is optimal as well: either will do.
-  at_zero, of_zero = _over(length**2, size**2), 2 * _ROUNDINGS * EPS
+  at_zero, of_zero = over(length**2, size**2), 2 * ROUNDINGS * EPS
   either = (c >= 1) & (size > 0)
   either &= (at_zero - said) / of_zero < (true - said) / slack
   true = np.where(either, at_zero, true)
   slack = np.where(either, of_zero, slack)
-  formed = (weights >= 0).all(1) & _none_outside(weights, on)
+  formed = (weights >= 0).all(1) & none_outside(weights, on)
   formed &= np.where(
     on.any(1), np.abs(weights.sum(1) - 1) <= 64 * EPS, weights.sum(1) == 0
   )
-  return Verdict(true, slack, formed, _never(given))
+  return Verdict(true, slack, formed, never(given))
 
 
 def _fair(
   given: Filled, weights: np.ndarray, said: np.ndarray, alpha: np.ndarray
 ) -> Verdict:
   on = given.lengths > 0
-  direction = _combined(given, weights)
+  direction = combined(given, weights)
   terms = weights * given.lengths
   size = terms.sum(1)
   with np.errstate(over="ignore", under="ignore"):
     factor = np.where(on, weights, 0.0) ** (1 / alpha)[:, None]
   scaled = factor * given.lengths
-  error = scaled * _gains(given, direction) - 1
+  error = scaled * unit_gains(given, direction) - 1
   each = scaled * size[:, None]
   # The exponential of a logarithm is off by as many roundings as that is large:
   # of the length over the mean length, and of that mean's power.
   safe = np.where(on, given.lengths, 1.0)
   logs = np.max(np.abs(np.log(safe)), axis=1)
   power = np.where(alpha == 1, 0.0, 4 * logs)
-  rounding = EPS * (_ROUNDINGS + power[:, None]) * (1 + each)
+  rounding = EPS * (ROUNDINGS + power[:, None]) * (1 + each)
   true, slack = _furthest(np.abs(error), said, rounding, on)
   square = np.sum(direction * direction, axis=1)
   # A weight may be too small for float32, where lengths are 1e15 apart; that
   # its equation does not hold has to be said then, as of any other.
-  formed = (weights >= 0).all(1) & _none_outside(weights, on)
+  formed = (weights >= 0).all(1) & none_outside(weights, on)
   # Where no direction improves all, to rounding: as documented, and that of the
   # square itself.
-  stationary = square <= (16 + _ROUNDINGS) * EPS * size**2
+  stationary = square <= (16 + ROUNDINGS) * EPS * size**2
   return Verdict(true, slack, formed, stationary)
 
 
@@ -220,17 +220,17 @@ def fairness(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
 def _spread(given: Filled, weights: np.ndarray) -> np.ndarray:
   """Largest distance of a projection from their mean, to its terms."""
   on = given.lengths > 0
-  gains = _gains(given, _combined(given, weights))
+  gains = unit_gains(given, combined(given, weights))
   number = np.maximum(on.sum(1), 1)
   middle = np.where(on, gains, 0.0).sum(1) / number
   size = np.sum(np.abs(weights) * given.lengths, axis=1)
-  return _over(_largest(np.abs(gains - middle[:, None]), on), size)
+  return over(largest(np.abs(gains - middle[:, None]), on), size)
 
 
 def _dependent(given: Filled) -> np.ndarray:
   """Whether unit gradients depend on each other, as far as float32 can tell."""
   on = given.lengths > 0
-  unit = _over(given.grads, given.lengths[:, :, None])
+  unit = over(given.grads, given.lengths[:, :, None])
   cosines = unit @ unit.transpose(0, 2, 1)
   # An absent task is a direction of its own.
   cosines += np.eye(cosines.shape[1]) * ~on[:, None, :]
@@ -248,11 +248,11 @@ def equal_projections(
   del said
   on = given.lengths > 0
   size = np.abs(weights).sum(1)
-  formed = _none_outside(weights, on)
+  formed = none_outside(weights, on)
   near = np.abs(weights.sum(1) - 1) <= 64 * EPS * size
   return Verdict(
     true=_spread(given, weights),
-    slack=np.full(len(size), 2 * _ROUNDINGS * EPS),
+    slack=np.full(len(size), 2 * ROUNDINGS * EPS),
     formed=formed & np.where(on.any(1), near, size == 0),
     stationary=_dependent(given),
   )
@@ -263,19 +263,19 @@ def conflict_free(
 ) -> Verdict:
   """The same, of a vector whose length is 1 as far as projections are equal."""
   on = given.lengths > 0
-  formed = _none_outside(weights, on)
+  formed = none_outside(weights, on)
   nothing = (weights == 0).all(1)
-  square = np.sum(_combined(given, weights) ** 2, axis=1)
+  square = np.sum(combined(given, weights) ** 2, axis=1)
   size = np.sum(np.abs(weights) * given.lengths, axis=1)
   dependent = _dependent(given)
   # With projections off by the residual, the square is off by that times the
   # coefficients, twice; beside the roundings of both sums.
-  bound = 2 * (np.nan_to_num(said) + 2 * _ROUNDINGS * EPS) * size**2
+  bound = 2 * (np.nan_to_num(said) + 2 * ROUNDINGS * EPS) * size**2
   near = np.abs(square - 1) <= np.maximum(bound, 64 * EPS)
   formed &= np.where(nothing, dependent | ~on.any(1), near)
   return Verdict(
     true=np.where(nothing, on.any(1).astype(float), _spread(given, weights)),
-    slack=np.full(len(size), 2 * _ROUNDINGS * EPS),
+    slack=np.full(len(size), 2 * ROUNDINGS * EPS),
     formed=formed,
     stationary=dependent,
   )
@@ -290,7 +290,7 @@ def aligned(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
   """
   on = given.lengths > 0
   longest = given.lengths.max(1, initial=0.0)
-  grads = _over(given.grads, longest[:, None, None])
+  grads = over(given.grads, longest[:, None, None])
   left, roots, right = np.linalg.svd(grads, full_matrices=False)
   values = roots**2
   number = np.maximum(on.sum(1), 1)
@@ -306,16 +306,16 @@ def aligned(given: Filled, weights: np.ndarray, said: np.ndarray) -> Verdict:
   best = np.einsum("nk,nkp->np", along, right) * root[:, None]
   found = np.einsum("nt,ntp->np", weights, grads)
   length = root * np.sqrt(np.sum(shares**2, axis=1))
-  error = _over(np.linalg.norm(found - best, axis=1), length)
-  condition = _over(values[:, 0], np.where(on.any(1), least, 0.0))
+  error = over(np.linalg.norm(found - best, axis=1), length)
+  condition = over(values[:, 0], np.where(on.any(1), least, 0.0))
   slack = 8 * EPS * number * np.maximum(condition, 1.0)
   doubtful = near.any(1) | (slack > 0.1)
-  formed = _none_outside(weights, on)
+  formed = none_outside(weights, on)
   return Verdict(
     true=np.where(doubtful, 0.0, error),
     slack=slack,
     formed=formed,
-    stationary=_never(given),
+    stationary=never(given),
   )
 
 
@@ -336,10 +336,10 @@ def simplex(given: Filled, points: np.ndarray, said: np.ndarray) -> Verdict:
   last = np.maximum(inside.sum(1), 1) - 1
   level = levels[np.arange(len(v)), last]
   best = np.maximum(np.where(given.active, v - level[:, None], 0.0), 0.0)
-  formed = (points >= 0).all(1) & _none_outside(points, given.active)
+  formed = (points >= 0).all(1) & none_outside(points, given.active)
   return Verdict(
     true=np.abs(points - best).max(1),
-    slack=np.full(len(v), _ROUNDINGS * EPS),
-    formed=formed & _sums_to_one(given, points),
-    stationary=_never(given),
+    slack=np.full(len(v), ROUNDINGS * EPS),
+    formed=formed & sums_to_one(given, points),
+    stationary=never(given),
   )

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from benchmarks.faults import judges
+from benchmarks.faults import judges, judges_of_bounds
 from optax_mtl import solvers
 
 #: Function of a problem's arrays, as `draws.Filled` has them, to an answer and
@@ -66,6 +66,13 @@ SUBJECTS: Mapping[str, Subject] = {
   "min_norm, pairwise": _first_order("pairwise"),
   "min_norm, away": _first_order("away"),
   "min_norm, vanilla": _first_order("vanilla"),
+  "min_norm, cap": Subject(
+    lambda given: solvers.min_norm(
+      given.grams, cap=given.cap, active=given.active
+    ),
+    judges_of_bounds.capped,
+    8 * judges.EPS,
+  ),
   "project_dual_cone": Subject(
     lambda given: solvers.project_dual_cone(
       given.grams, given.vectors, active=given.active
@@ -110,6 +117,29 @@ SUBJECTS: Mapping[str, Subject] = {
     ),
     judges.aligned,
     3000 * judges.EPS,
+  ),
+  "nearest_with_gains": Subject(
+    lambda given: solvers.nearest_with_gains(
+      given.grams,
+      given.start,
+      given.gains,
+      constrained=given.constrained,
+      active=given.active,
+    ),
+    judges_of_bounds.gains,
+    16 * judges.EPS,
+  ),
+  "conic_direction": Subject(
+    lambda given: solvers.conic_direction(
+      given.grams, given.cosine, active=given.active
+    ),
+    judges_of_bounds.cone,
+    32 * judges.EPS,
+  ),
+  "orthogonal_parts": Subject(
+    lambda given: solvers.orthogonal_parts(given.grams, active=given.active),
+    judges_of_bounds.orthogonal,
+    64 * judges.EPS,
   ),
   "project_simplex": Subject(_simplex, judges.simplex, 0.0),
 }
