@@ -45,6 +45,10 @@ def _least(
   rows = np.arange(len(values))
   level = np.argmin(excess.max(2), axis=1)
   which = np.argmax(excess[rows, level], axis=1)
+  # Where nothing is above what was said, no more than the largest is asked.
+  fine = excess[rows, level, which] <= 0
+  level = np.where(fine, np.argmin(values.max(2), axis=1), level)
+  which = np.where(fine, np.argmax(values[rows, level], axis=1), which)
   return values[rows, level, which], slack[rows, level, which]
 
 

@@ -2,9 +2,11 @@
 
     minimise  1/2 w' M w   over   sum(w) = 1,  0 <= w <= cap.
 
-On `x_i = w_i n_i`, in units of the longest row, so that every row has length
-one: with `C` the cosines and `b_i = n_min / n_i`, the sum is `b' x = total`. A
-cap keeps the sum from being a matter of scale, as it is in `_nonneg_qp`; else
+On `x_i = w_i n_i`, so that every row has length one: with `C` the cosines and
+`b_i = 1 / n_i`, the sum is `b' x = total`. The unit is the geometric mean of
+the longest row and the shortest, so that the squares of all these are within
+the range of float32 for lengths that are 1e38 apart. A cap
+keeps the sum from being a matter of scale, as it is in `_nonneg_qp`; else
 this is that driver with two bounds. A step solves on the entries between their
 bounds, cuts off what leaves these, and lets in what would decrease the
 objective, all of it at once; where that is no lower, entries stop at their
@@ -36,7 +38,7 @@ class _Problem(NamedTuple):
 
   Attributes:
     gram: The prepared matrix.
-    normal: `[T]`, `b`.
+    normal: `[T]`, `b`; 1 for tasks that take no part.
     total: Scalar, what `b' x` is.
     upper: `[T]`, the cap on each `x`; 0 for tasks that take no part.
   """
@@ -81,7 +83,7 @@ def _heights(problem: _Problem, x: Array, image: Array) -> tuple[Array, Array]:
 
   Returns:
     The largest among positive weights and the smallest among those below the
-    cap, in units of the shortest row; at the optimum no larger than it.
+    cap; at the optimum no larger than it.
   """
   heights, there = over(image, problem.normal), problem.gram.present
   highest = jnp.max(jnp.where(there & (x > 0), heights, -jnp.inf))
@@ -127,9 +129,11 @@ def _cut(problem: _Problem, goal: Array, on: Array) -> Array:
   # Rounding may leave less than is wanted even where all are at the cap.
   low = jnp.where(jnp.isfinite(low), low, high)
   high = jnp.where(jnp.isfinite(high), high, low)
+  # Between them it is on a straight line. The shift itself may be the small
+  # difference of two that are far apart.
   most, least = dot(at(low), normal), dot(at(high), normal)
   part = jnp.clip(over(most - problem.total, most - least), 0.0, 1.0)
-  cut = at(low + part * (high - low))
+  cut = (1.0 - part) * at(low) + part * at(high)
   # A goal far away leaves a rounding of its own size in the sum.
   inner = on & (cut > 0) & (cut < upper)
   held = dot(jnp.where(inner, 0.0, cut), normal)
@@ -137,25 +141,47 @@ def _cut(problem: _Problem, goal: Array, on: Array) -> Array:
   return jnp.where(inner, jnp.clip(factor * cut, 0.0, upper), cut)
 
 
+def _level(problem: _Problem) -> Array:
+  """The feasible point whose entries are one number, or their upper bound.
+
+  Of such sizes the solution is, more or less. Of equal weights all but the
+  longest rows' entries are less than the rounding of those.
+  """
+  kinks, there = problem.upper, problem.gram.present
+
+  def sum_at(level: Array) -> Array:
+    return dot(jnp.minimum(kinks, level), problem.normal)
+
+  sums = jax.vmap(sum_at)(kinks)
+  enough = there & (sums >= problem.total)
+  low = jnp.max(jnp.where(there & ~enough, kinks, 0.0))
+  high = jnp.min(jnp.where(enough, kinks, jnp.max(kinks)))
+  part = over(problem.total - sum_at(low), sum_at(high) - sum_at(low))
+  part = jnp.clip(part, 0.0, 1.0)
+  lower, upper = jnp.minimum(kinks, low), jnp.minimum(kinks, high)
+  return (1.0 - part) * lower + part * upper
+
+
 def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   """One step from point to point; its objective is never higher."""
   matrix, normal = problem.gram.cosines, problem.normal
-  upper, on = problem.upper, at.support
-  # The minimum on the support. The square of the sum is added, which is a
-  # constant: it keeps the system well where gradients cancel.
+  upper, on, short = problem.upper, at.support, problem.gram.shortness
+  # The minimum on the support. The square of the sum is added, in units of the
+  # shortest row, which is a constant: it keeps the system well where gradients
+  # cancel.
   pair = on[:, None] & on[None, :]
   solution = _prepare.solve_positive(
-    jnp.where(pair, matrix + normal[:, None] * normal[None, :], 0.0)
+    jnp.where(pair, matrix + short[:, None] * short[None, :], 0.0)
     + jnp.diag(jnp.where(on, at.ridge, 1.0)),
-    jnp.where(on[:, None], jnp.stack([-at.image, normal], axis=1), 0.0),
+    jnp.where(on[:, None], jnp.stack([-at.image, short], axis=1), 0.0),
   )
   down, along = solution.T
   reached = dot(normal, along)
   goal = at.x + down
   # Twice, as the first time the sum may be a difference of large terms.
   for _ in range(2):
-    short = problem.total - dot(normal, goal)
-    goal += over(short, reached) * along
+    lack = problem.total - dot(normal, goal)
+    goal += over(lack, reached) * along
   # Beyond the cap by rounding is at it: for a long row a short one at its cap
   # gives way by less than a rounding.
   near = goal <= upper * (1 + _LITTLE * problem.gram.eps)
@@ -288,17 +314,18 @@ def solve(
   zeros = active * (1.0 - gram.ones)
   most = cap * jnp.sum(zeros)
   rest = jnp.maximum(1.0 - most, 0.0)
-  zeros = zeros * over(jnp.minimum(most, 1.0), jnp.sum(zeros))
+  zeros = zeros * jnp.minimum(over(jnp.minimum(most, 1.0), jnp.sum(zeros)), cap)
   lengths = gram.relative_lengths
-  least = jnp.min(jnp.where(gram.present, lengths, jnp.inf))
   present = jnp.any(gram.present) & (rest > 0)
+  least = jnp.min(jnp.where(gram.present, lengths, jnp.inf))
+  lengths = lengths / jnp.where(present, jnp.sqrt(least), 1.0)
   problem = _Problem(
     gram=gram,
-    normal=jnp.where(gram.present, gram.shortness, 1.0),
-    total=jnp.where(present, rest * least, 0.0),
+    normal=over(jnp.ones_like(lengths), lengths),
+    total=jnp.where(present, rest, 0.0),
     upper=cap * lengths,
   )
-  start = jnp.minimum(rest / gram.number, cap) * lengths
+  start = _level(problem)
   image = dot(gram.cosines, start)
   first = _Point(
     x=start,
