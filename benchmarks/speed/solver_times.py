@@ -50,6 +50,7 @@ def _eye(gram: jax.Array) -> jax.Array:
 #: Name -> function from a Gram matrix to the solution and a certificate.
 SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
   "min_norm": solvers.min_norm,
+  "min_norm, cap 2/T": lambda gram: solvers.min_norm(gram, cap=min(1.0, 2 / len(gram)),
   "cagrad": lambda gram: solvers.cagrad_weights(gram, 0.5),
   "dual_cone, one vector": lambda gram: solvers.project_dual_cone(
     gram, _equal(gram)
@@ -57,6 +58,12 @@ SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
   "dual_cone, T vectors": lambda gram: solvers.project_dual_cone(
     gram, _eye(gram)
   ),
+  # As in Priority-Constrained Descent: a share of each task's own descent.
+  "nearest_with_gains": lambda gram: solvers.nearest_with_gains(
+    gram, _eye(gram)[0], 0.02 * jnp.diagonal(gram)
+  ),
+  "conic_direction": lambda gram: solvers.conic_direction(gram, 0.75),
+  "orthogonal_parts": solvers.orthogonal_parts,
   "nash_bargaining": solvers.nash_bargaining,
   "fairness, alpha 2": lambda gram: solvers.fairness(gram, 2.0),
   "equal_projections": solvers.equal_projections,

@@ -92,14 +92,17 @@ def _heights(problem: _Problem, x: Array, image: Array) -> tuple[Array, Array]:
 
 
 def _residual(problem: _Problem, x: Array, image: Array) -> Array:
-  """The certificate, as `min_norm` defines it, for the best of three levels."""
+  """The certificate, as `min_norm` defines it, for the best of four levels."""
   below = problem.gram.present & (x < problem.upper)
   size = jnp.sum(x)
   inner = jnp.where(below, x, 0.0)
   mean = over(dot(inner, image), dot(inner, problem.normal))
   highest, lowest = _heights(problem, x, image)
   levels = jnp.stack([jnp.where(jnp.any(inner > 0), mean, highest)])
-  levels = jnp.stack([levels[0], highest, lowest])
+  # Of the largest weight it is least off by the rounding of a slope.
+  top = jnp.argmax(jnp.where(problem.gram.present, x * problem.normal, -1.0))
+  largest = image[top] / problem.normal[top]
+  levels = jnp.stack([levels[0], highest, lowest, largest])
   slopes = image[None, :] - levels[:, None] * problem.normal[None, :]
   missing = jnp.max(jnp.where(below[None, :], -slopes, 0.0), axis=1)
   surplus = dot(jnp.maximum(slopes, 0.0), x)
@@ -165,15 +168,18 @@ def _level(problem: _Problem) -> Array:
 def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   """One step from point to point; its objective is never higher."""
   matrix, normal = problem.gram.cosines, problem.normal
-  upper, on, short = problem.upper, at.support, problem.gram.shortness
+  upper, on = problem.upper, at.support
   # The minimum on the support. The square of the sum is added, in units of the
-  # shortest row, which is a constant: it keeps the system well where gradients
-  # cancel.
+  # shortest row there, which is a constant: it keeps the system well where
+  # gradients cancel.
+  part_of_sum = jnp.where(on, normal, 0.0)
+  part_of_sum = over(part_of_sum, jnp.max(part_of_sum))
   pair = on[:, None] & on[None, :]
   solution = _prepare.solve_positive(
-    jnp.where(pair, matrix + short[:, None] * short[None, :], 0.0)
+    jnp.where(pair, matrix, 0.0)
+    + part_of_sum[:, None] * part_of_sum[None, :]
     + jnp.diag(jnp.where(on, at.ridge, 1.0)),
-    jnp.where(on[:, None], jnp.stack([-at.image, short], axis=1), 0.0),
+    jnp.stack([jnp.where(on, -at.image, 0.0), part_of_sum], axis=1),
   )
   down, along = solution.T
   reached = dot(normal, along)

@@ -146,9 +146,11 @@ def _point(
   scale = jnp.abs(level) + factor * jnp.sum(path.mean)
   missing = over(level * gram.shortness - factor * path.linear, scale)
   added = add_least(gram, missing, gram.present, tol, max_iter)
-  coefficients = over(factor, scale) * path.mean + added.x
-  total = jnp.sum(coefficients)
-  coefficients = over(coefficients, total)
+  # The sum first: a short gradient's part in the mean over the scale alone may
+  # be less than float32 can hold.
+  total = over(factor, scale) * jnp.sum(path.mean) + jnp.sum(added.x)
+  coefficients = over(factor, scale * total) * path.mean
+  coefficients = coefficients + over(added.x, total)
   square = dot(coefficients, dot(gram.cosines, coefficients))
   along = dot(coefficients, path.linear)
   length = jnp.sqrt(jnp.maximum(square, 0.0) * path.square)
@@ -339,7 +341,10 @@ def _solve(
   weights = best.coefficients * factor * over(longest, prepared.lengths)
   equal = prepared.active.astype(dtype) / number
   weights = jnp.where(vanishing, equal, jnp.where(there, weights, 0.0))
-  apart = jnp.where(found.free | vanishing, 0.0, jnp.abs(best.inside))
+  apart = jnp.where(
+    found.free, jnp.maximum(-best.inside, 0.0), jnp.abs(best.inside)
+  )
+  apart = jnp.where(vanishing, 0.0, apart)
   return prepared.poison(weights), prepared.certify(
     jnp.maximum(best.residual, apart),
     found.steps,

@@ -166,9 +166,10 @@ def min_norm(
   Args:
     gram: `[T, T]`, real and symmetric. Taken in `solver_dtype()`.
     variant: One of the above.
-    cap: The largest weight, from 1/T to 1, may be traced; for "wolfe". Where it
-      is below 1 over the number of active vertices, these weigh the same.
-      Default: none.
+    cap: The largest weight, from 1/T to 1; for "wolfe". It may be traced, and
+      is then clipped at both ends: above 1 it is no cap, and below 1 over the
+      number of active vertices these weigh the same, as no lower one can be
+      kept. If it is NaN, so are the weights. Default: none.
     active: `[T]` bool. Vertices that are not active get weight exactly 0 and
       take no part, whatever their entries hold. Default: all are.
     init: `[T]`, real or bool: where to start. "wolfe" takes the support
@@ -185,7 +186,7 @@ def min_norm(
       are any, the weight is spread evenly, and `d = 0`; with a cap, as much of
       it as the cap lets them have. All 0 if no vertex is
       active. NaN on the active vertices if an entry between two of them is
-      not finite.
+      not finite, or `cap` is NaN.
     certificate: `Certificate` of the residual above.
 
   Raises:
@@ -285,6 +286,9 @@ def _solve_capped(
   gram: Prepared, cap: Array, tol: Array, max_iter: Array
 ) -> tuple[Array, Certificate]:
   """`min_norm` with a cap on checked arguments."""
+  # As an entry that is not finite: the answer is NaN, and nothing runs on it.
+  gram = gram._replace(finite=gram.finite & ~jnp.isnan(cap))
+  cap = jnp.where(jnp.isnan(cap), 1.0, cap)
   weights, residual, steps, done = _capped.solve(gram, cap, tol, max_iter)
   return gram.poison(weights), gram.certify(
     residual, steps, tol, out_of_iterations=~done

@@ -123,6 +123,20 @@ def test_zero_rows_and_absent_ones():
   assert (weights[2] == 0).all() and np.asarray(certificate.converged).all()
 
 
+def test_a_traced_cap_out_of_range():
+  """Clipped at both ends, as documented; and NaN is not hidden."""
+  grads = np.random.default_rng(2).standard_normal((1, 8, 9))
+  grams = np.stack([matrices.gram32(grads[0])] * 7)
+  caps = np.float32([np.nan, -1, 0, 0.1, 1, 5, np.inf])
+  weights, certificate = _solver()(grams, caps)
+  assert np.isnan(weights[0]).all()
+  assert certificate.status[0] == solvers.Status.NOT_FINITE
+  np.testing.assert_allclose(weights[1:4], 1 / 8, rtol=4 * EPS)
+  for above in weights[5:]:
+    np.testing.assert_array_equal(above, weights[4])
+  assert certificate.converged[1:].all()
+
+
 def test_errors():
   gram = jnp.eye(3)
   with pytest.raises(ValueError, match="cap must be at least 1/3"):

@@ -73,7 +73,8 @@ def mgda(
       error where its value is known; in a jitted function the weights are NaN,
       and `jax.experimental.checkify` raises the error.
     cap: The largest `α_i`, from 1/T to 1. Where fewer tasks are active than
-      1/cap, these weigh the same. Default: none.
+      1/cap, these weigh the same. A traced one is clipped to that range, and
+      NaN makes the weights NaN. Default: none.
     drop_stationary: Tasks whose gradient norm is at most this share of the
       largest take no part. Default None: all take part, as in the paper.
     solver: The variant of `optax_mtl.solvers.min_norm`. Default "wolfe", exact.
