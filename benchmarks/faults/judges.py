@@ -42,6 +42,7 @@ Judge = Callable[[Filled, np.ndarray, np.ndarray], Verdict]
 
 
 def over(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+  """Division; by 1 where the denominator is not positive."""
   return numerator / np.where(denominator > 0, denominator, 1.0)
 
 
@@ -92,6 +93,7 @@ def none_outside(weights: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def never(given: Filled) -> np.ndarray:
+  """`[N]`, False: there is always a solution."""
   return np.zeros(len(given.active), bool)
 
 

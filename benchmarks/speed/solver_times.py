@@ -50,7 +50,9 @@ def _eye(gram: jax.Array) -> jax.Array:
 #: Name -> function from a Gram matrix to the solution and a certificate.
 SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
   "min_norm": solvers.min_norm,
-  "min_norm, cap 2/T": lambda gram: solvers.min_norm(gram, cap=min(1.0, 2 / len(gram)),
+  "min_norm, cap 2/T": lambda gram: solvers.min_norm(
+    gram, cap=min(1.0, 2 / len(gram))
+  ),
   "cagrad": lambda gram: solvers.cagrad_weights(gram, 0.5),
   "dual_cone, one vector": lambda gram: solvers.project_dual_cone(
     gram, _equal(gram)

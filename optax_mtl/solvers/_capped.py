@@ -136,7 +136,7 @@ def _cut(problem: _Problem, goal: Array, on: Array) -> Array:
   # difference of two that are far apart.
   most, least = dot(at(low), normal), dot(at(high), normal)
   part = jnp.clip(over(most - problem.total, most - least), 0.0, 1.0)
-  cut = (1.0 - part) * at(low) + part * at(high)
+  cut = at(low) + part * (at(high) - at(low))
   # A goal far away leaves a rounding of its own size in the sum.
   inner = on & (cut > 0) & (cut < upper)
   held = dot(jnp.where(inner, 0.0, cut), normal)
@@ -162,7 +162,10 @@ def _level(problem: _Problem) -> Array:
   part = over(problem.total - sum_at(low), sum_at(high) - sum_at(low))
   part = jnp.clip(part, 0.0, 1.0)
   lower, upper = jnp.minimum(kinks, low), jnp.minimum(kinks, high)
-  return (1.0 - part) * lower + part * upper
+  level = lower + part * (upper - lower)
+  # Below the cap by rounding is at it.
+  near = level >= kinks * (1 - _LITTLE * problem.gram.eps)
+  return jnp.where(near, kinks, level)
 
 
 def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
