@@ -163,8 +163,9 @@ def _level(problem: _Problem) -> Array:
   part = jnp.clip(part, 0.0, 1.0)
   lower, upper = jnp.minimum(kinks, low), jnp.minimum(kinks, high)
   level = lower + part * (upper - lower)
-  # Below the cap by rounding is at it.
-  near = level >= kinks * (1 - _LITTLE * problem.gram.eps)
+  # Below the cap by the rounding of the sum is at it.
+  missing = dot(kinks - level, problem.normal)
+  near = missing <= _REST * problem.gram.eps * problem.total
   return jnp.where(near, kinks, level)
 
 

@@ -146,11 +146,14 @@ def _point(
   scale = jnp.abs(level) + factor * jnp.sum(path.mean)
   missing = over(level * gram.shortness - factor * path.linear, scale)
   added = add_least(gram, missing, gram.present, tol, max_iter)
-  # The sum first: a short gradient's part in the mean over the scale alone may
-  # be less than float32 can hold.
-  total = over(factor, scale) * jnp.sum(path.mean) + jnp.sum(added.x)
-  coefficients = over(factor, scale * total) * path.mean
-  coefficients = coefficients + over(added.x, total)
+  of_mean = over(factor, scale) * path.mean
+  coefficients = of_mean + added.x
+  total = jnp.sum(coefficients)
+  # A short gradient's part in the mean may be less than float32 can hold, over
+  # the scale, and not so over the sum, which is as small.
+  held = of_mean >= jnp.finfo(of_mean.dtype).tiny
+  whole = over(factor, scale * total) * path.mean + over(added.x, total)
+  coefficients = jnp.where(held, over(coefficients, total), whole)
   square = dot(coefficients, dot(gram.cosines, coefficients))
   along = dot(coefficients, path.linear)
   length = jnp.sqrt(jnp.maximum(square, 0.0) * path.square)
