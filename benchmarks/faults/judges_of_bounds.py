@@ -208,7 +208,10 @@ def cone(given: Filled, found: np.ndarray, said: np.ndarray) -> Verdict:
 
 
 def orthogonal(given: Filled, parts: np.ndarray, said: np.ndarray) -> Verdict:
-  """Products with the other gradients, and what is left out or made up."""
+  """Products with the other gradients, and what is left out or made up.
+
+  The coefficient on the own gradient has to be 1.
+  """
   del said
   on = given.lengths > 0
   count, size = on.shape
@@ -219,14 +222,12 @@ def orthogonal(given: Filled, parts: np.ndarray, said: np.ndarray) -> Verdict:
   vectors = np.einsum("nij,njp->nip", own, unit)
   products = np.einsum("nip,njp->nij", vectors, unit)
   eye = np.eye(size, dtype=bool)
-  squares = np.sum(vectors**2, axis=2)
-  wrong = np.abs(products - np.where(eye, squares[:, :, None], 0.0))
-  wrong = over(wrong, np.abs(own).sum(2)[:, :, None])
-  true = np.where(pair, wrong, 0.0).max((1, 2))
+  wrong = over(np.abs(products), np.abs(own).sum(2)[:, :, None])
+  true = np.where(pair & ~eye, wrong, 0.0).max((1, 2))
   there = (parts != 0).any(2)
   formed = ((parts == 0) | pair).all((1, 2))
   ones = np.abs(np.diagonal(parts, axis1=1, axis2=2) - 1)
-  formed &= (~there | (ones <= ROUNDINGS * EPS)).all(1)
+  formed &= (~there | (ones <= 2 * EPS)).all(1)
   # Whether a gradient lies in the span of the others, where that is certain:
   # no eigenvalue is near the edge, and its part in the null space is neither
   # small nor a rounding.

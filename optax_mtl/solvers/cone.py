@@ -146,14 +146,9 @@ def _point(
   scale = jnp.abs(level) + factor * jnp.sum(path.mean)
   missing = over(level * gram.shortness - factor * path.linear, scale)
   added = add_least(gram, missing, gram.present, tol, max_iter)
-  of_mean = over(factor, scale) * path.mean
-  coefficients = of_mean + added.x
+  coefficients = over(factor, scale) * path.mean + added.x
   total = jnp.sum(coefficients)
-  # A short gradient's part in the mean may be less than float32 can hold, over
-  # the scale, and not so over the sum, which is as small.
-  held = of_mean >= jnp.finfo(of_mean.dtype).tiny
-  whole = over(factor, scale * total) * path.mean + over(added.x, total)
-  coefficients = jnp.where(held, over(coefficients, total), whole)
+  coefficients = over(coefficients, total)
   square = dot(coefficients, dot(gram.cosines, coefficients))
   along = dot(coefficients, path.linear)
   length = jnp.sqrt(jnp.maximum(square, 0.0) * path.square)

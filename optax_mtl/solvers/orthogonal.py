@@ -48,9 +48,9 @@ def orthogonal_parts(
       NaN in the active columns if `gram` has an entry between active tasks that
       is not finite.
     - A `Certificate`. `residual` is the largest product of such a part with a
-      unit gradient other than its own, or, with its own, what it is apart from
-      the part's squared length, relative to the sum of the sizes of the
-      coefficients on the unit gradients. `iterations` is 0.
+      unit gradient other than its own, relative to the sum of the sizes of the
+      coefficients on the unit gradients; zero proves that it is the part, as
+      its coefficient on its own gradient is 1. `iterations` is 0.
 
   Raises:
     TypeError: An argument has a dtype that makes no sense.
@@ -92,8 +92,9 @@ def orthogonal_parts(
   columns = columns + inverse(wanted - dot(matrix, columns))
   squares = over(jnp.ones_like(ones), jnp.diagonal(columns))
   parts = jnp.where(free[:, None], columns.T * squares[:, None], 0.0)
-  products = dot(parts, matrix)
-  apart = jnp.abs(products - jnp.diag(jnp.where(free, squares, 0.0)))
+  own = jnp.eye(len(ones), dtype=bool)
+  parts = jnp.where(own, wanted, parts)
+  apart = jnp.where(own, 0.0, jnp.abs(dot(parts, matrix)))
   apart = over(apart, jnp.sum(jnp.abs(parts), axis=1)[:, None])
   lengths = prepared.lengths
   return (

@@ -29,7 +29,6 @@ REGRESSIONS = {
   "cagrad_weights": [1333, 1047, 8968, 24942],
   "fairness": [13, 299, 344, 1201],
   "conflict_free_direction": [684, 706],
-  "conic_direction": [695, 1091, 1883],
 }
 
 
