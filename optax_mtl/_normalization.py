@@ -35,15 +35,29 @@ def divisors(
   """
   divisor = norms if by != "loss" else jnp.ones_like(norms)
   if by != "l2":
-    divisor = divisor * _not_negative(step.losses, what)
+    divisor = divisor * not_negative(step, what)
   kept = step.active & (divisor != 0)
   return jnp.where(kept, divisor, jnp.ones_like(divisor))
 
 
-def _not_negative(losses: jax.Array, what: str) -> jax.Array:
+def not_negative(step: Step, what: str) -> jax.Array:
+  """The losses [T] as lengths, which cannot be negative; 0 of absent tasks.
+
+  Args:
+    step: The step.
+    what: What errors call the argument that makes lengths of them.
+
+  Returns:
+    Array [T], NaN where a traced loss is negative.
+
+  Raises:
+    TypeError: The update has no losses.
+    ValueError: A loss that is known is negative.
+  """
+  losses = step.only_active(step.losses)
   message = (
-    f"{what} divides each gradient by its loss, so the losses must not be "
-    "negative: got {values}. Shift them, or take 'l2', the norm."
+    f"{what} takes each loss for a length, so the losses must not be negative: "
+    "got {values}. Shift them, or take 'l2', the norm, where there is one."
   )
   _checks.check_values(losses, lambda x: ~(x < 0), message)
   return jnp.where(losses < 0, jnp.nan, losses)

@@ -339,10 +339,13 @@ def _solve(
   weights = best.coefficients * factor * over(longest, prepared.lengths)
   equal = prepared.active.astype(dtype) / number
   weights = jnp.where(vanishing, equal, jnp.where(there, weights, 0.0))
-  apart = jnp.where(
-    found.free, jnp.maximum(-best.inside, 0.0), jnp.abs(best.inside)
-  )
-  apart = jnp.where(vanishing, 0.0, apart)
+  apart = jnp.where(found.free | vanishing, 0.0, jnp.abs(best.inside))
+  # A gradient whose square float32 cannot hold beside that of the longest may
+  # lose its part of the mean on the way, and with it what would be told of its
+  # gain: nothing is known of the residual then.
+  short = there & (mean < float(jnp.finfo(dtype).tiny) ** 0.5)
+  lost = jnp.any(short & (best.coefficients <= 0)) & ~vanishing
+  apart = jnp.where(lost, jnp.maximum(apart, 1.0), apart)
   return prepared.poison(weights), prepared.certify(
     jnp.maximum(best.residual, apart),
     found.steps,

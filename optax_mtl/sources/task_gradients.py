@@ -197,6 +197,17 @@ class TaskGradients(NoArray, abc.ABC):
         f"{jax.tree.structure(self.params_like)} and "
         f"{jax.tree.structure(other.params_like)}."
       )
+    for mine, theirs in zip(
+      jax.tree.leaves(self.params_like),
+      jax.tree.leaves(other.params_like),
+      strict=True,
+    ):
+      if mine.shape != theirs.shape:
+        raise ValueError(
+          "Both batches must have the same params, got a leaf of shape "
+          f"{list(mine.shape)} and one of shape {list(theirs.shape)} in its "
+          "place."
+        )
     if self.present != other.present:
       raise ValueError("Both batches must lack the same tasks, or none.")
     mask = self._choose(None, "shared")

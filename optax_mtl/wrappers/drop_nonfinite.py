@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from optax_mtl import _checks
+from optax_mtl._step import RefusedArg
 from optax_mtl._transformation import View
+from optax_mtl.sources.stacked import as_task_gradients
 from optax_mtl.sources.task_gradients import TaskGradients
 from optax_mtl.wrappers._wrapped import seen_through
 
@@ -20,6 +22,9 @@ _JUDGED = ("losses", "traces")
 
 def drop_nonfinite(inner: _Transformation) -> _Transformation:
   """Takes a task whose gradient, loss or trace is not finite for an absent one.
+
+  So it does with one whose gradient in the second batch is not, for methods
+  that read one.
 
   For one step: its weight is 0 then, it takes no part in any mean, minimum or
   solve, and its state stands still. The others go on. To leave out the whole
@@ -60,6 +65,9 @@ def _finite_tasks(
     if (value := extra_args.get(name)) is not None:
       value = _checks.task_vector(value, gradients.num_tasks, name)
       keep &= jnp.isfinite(value)
+  second = extra_args.get("second_grads")
+  if second is not None and not isinstance(second, RefusedArg):
+    keep &= as_task_gradients(second, gradients.num_tasks, None).finite()
   if active is not None:
     keep &= _checks.task_mask(active, gradients.num_tasks, "active")
   return gradients, keep

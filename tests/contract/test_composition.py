@@ -137,7 +137,9 @@ def test_inject_hyperparams(name):
   # A seed is no hyperparameter; an order, an axis and a number of groups fix
   # shapes.
   fixed = {"seed", "order", "num_groups", "batch_axis"}
-  traced -= fixed if name in ("graddrop", "softadapt", "go4align") else set()
+  fixed |= {"num_byzantine", "num_selected"}
+  sized = ("graddrop", "softadapt", "go4align", "krum")
+  traced -= fixed if name in sized else set()
   static = tuple(set(defaults) - traced)
   tx = optax.inject_hyperparams(function, static_args=static)(
     harness.NUM_TASKS, **example

@@ -212,7 +212,7 @@ def test_late_arguments_of_methods():
 def test_mgda_refuses_negative_losses_whose_values_are_known():
   tx = optax_mtl.mgda(2, normalize="loss")
   state = tx.init(jnp.ones(2))
-  with pytest.raises(ValueError, match="=.loss.. div.*not be negative.*'l2'"):
+  with pytest.raises(ValueError, match="=.loss.. takes.*not be negative.*'l2'"):
     tx.update(jnp.eye(2), state, losses=jnp.array([1.0, -1.0]))
   with pytest.raises(TypeError, match="mgda needs losses="):
     tx.update(jnp.eye(2), state)

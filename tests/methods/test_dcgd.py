@@ -97,3 +97,11 @@ def test_neither_group_is_hurt(variant):
   assert_at_most(
     -data.products(found.weights), DELTA * data.size(found.weights), data.names
   )
+
+
+@pytest.mark.parametrize(
+  "num_tasks, residual", [(2, [0, 1]), (3, []), (3, [0, 0])]
+)
+def test_two_groups_that_are_none(num_tasks, residual):
+  with pytest.raises(ValueError, match="residual must name between 1 and"):
+    optax_mtl.dcgd(num_tasks, residual=residual)

@@ -42,14 +42,13 @@ def test_a_first_gradient_of_zero():
   first = states.first_excess
   close(first, [[2, 0, 0], [2, 0, 0], [2, 2, 0], [2, 2, 2]], 1e-12)
   grown = 0.1 / np.sqrt([2, 3, 4])
-  logs = [[0, 0], [grown[0], 0], [sum(grown[:2]), 0]]
-  power = np.exp(logs)
-  close(
-    states.excess_weights[:3, :2], power / power.sum(1, keepdims=True), 1e-12
-  )
-  # The last: task 1 has moved once, task 2 gives its first.
-  power = np.exp([sum(grown), grown[0], 0])
-  close(states.excess_weights[3], power / power.sum(), 1e-12)
+  # Who moves alone has nobody to gain from.
+  close(states.excess_weights[:3, :2], np.full((3, 2), 0.5), 1e-12)
+  # The last: of the first two's share task 0 has more, as it has grown longer;
+  # task 2 gives its first, and keeps a third.
+  power = np.exp([grown[2], grown[0]])
+  want = [*(2 / 3 * power / power.sum()), 1 / 3]
+  close(states.excess_weights[3], want, 1e-12)
 
 
 @jax.jit
@@ -109,3 +108,26 @@ def test_complex_params():
 def test_arguments():
   with pytest.raises(ValueError, match="rate must lie in"):
     optax_mtl.excess_mtl(2, -1.0)
+
+
+def test_an_absent_task_keeps_its_share():
+  """Those that move share among themselves what they had."""
+  rng = np.random.default_rng(0)
+  grads = rng.normal(size=(30, 3, 5))
+  active = rng.random((30, 3)) < 0.6
+  active[0] = True
+  squares, shares, first = np.zeros((3, 5)), np.full(3, 1 / 3), None
+  want = []
+  for g, on in zip(grads, active, strict=True):
+    squares[on] += g[on] ** 2
+    excess = np.sum(g**2 / np.sqrt(squares), axis=1)
+    if first is None:
+      first = excess
+    elif on.any():
+      moved = shares[on] * np.exp(0.3 * (excess / first)[on])
+      shares[on] = moved / moved.sum() * shares[on].sum()
+    # Of those that are there.
+    want.append(np.where(on, shares, 0) / max(shares[on].sum(), 1e-300))
+  tx = optax_mtl.excess_mtl(3, 0.3)
+  _, states = together({"": tx}, grads, active=active)[""]
+  close(states.excess_weights, np.stack(want), 1e-12)

@@ -1,5 +1,6 @@
 """GradVac: the paper's loop, and PCGrad where nothing is usual yet."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -109,3 +110,25 @@ def test_arguments():
     optax_mtl.gradvac(2, beta=1.5)
   with pytest.raises(ValueError, match="initial_cosine must lie in"):
     optax_mtl.gradvac(2, initial_cosine=-2.0)
+
+
+def test_a_bound_on_the_cosine_bounds_the_update():
+  """Tasks that were parallel for long, and then differ.
+
+  To turn a gradient to the cosine `ρ` with another takes at most
+  `1 + 1 / √(1-ρ²)` of that one's lengths, and multiplies its own by no more.
+  """
+  rng = np.random.default_rng(0)
+  same = jnp.asarray(np.repeat(rng.normal(size=(1, 20)), 4, 0), jnp.float32)
+  other = jnp.asarray(rng.normal(size=(4, 20)), jnp.float32)
+  longest = float(jnp.max(jnp.linalg.norm(other, axis=1)))
+  lengths = {}
+  for most in (1.0, 0.9):
+    tx = optax_mtl.gradvac(4, beta=0.5, max_cosine=most)
+    state = tx.init(jnp.zeros(20))
+    update = jax.jit(tx.update)
+    for grads in [same] * 30 + [other]:
+      updates, state = update(grads, state)
+    lengths[most] = float(jnp.linalg.norm(updates)) / longest
+  assert lengths[1.0] > 1e4
+  assert lengths[0.9] < 4 * (2 + 1 / np.sqrt(1 - 0.9**2)) ** 3

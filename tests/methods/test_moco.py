@@ -124,3 +124,12 @@ def test_arguments():
   tx = optax_mtl.moco(2, normalize="loss")
   with pytest.raises(TypeError, match="moco needs losses="):
     step(tx, np.eye(2))
+
+
+def test_a_negative_loss_is_no_length():
+  tx = optax_mtl.moco(2, normalize="loss", beta=1.0)
+  state, losses = tx.init(jnp.zeros(2)), jnp.array([1.0, -1.0])
+  with pytest.raises(ValueError, match="takes each loss for a length"):
+    tx.update(jnp.eye(2), state, losses=losses)
+  update = jax.jit(lambda losses: tx.update(jnp.eye(2), state, losses=losses))
+  assert np.isnan(update(losses)[0]).any()

@@ -52,6 +52,9 @@ def test_cross_gram_refuses_what_does_not_fit():
   )(jnp.ones(T))[1]
   with pytest.raises(ValueError, match="the same params"):
     grads.cross_gram(other)
+  narrow, wide = (as_task_gradients(jnp.ones((2, n)), 2) for n in (3, 6))
+  with pytest.raises(ValueError, match=r"shape \[6\] and one of shape \[3\]"):
+    wide.cross_gram(narrow)
 
 
 @pytest.mark.parametrize("kind", ["stacked", "implicit", "task batches"])

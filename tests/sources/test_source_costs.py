@@ -68,6 +68,8 @@ def test_what_the_implicit_source_costs(name):
   """
   one = step_products(name, None, summed=True)
   assert one == DEPTH + DEPTH + DEPTH - 1
+  if "second_grads" in optax_mtl.facts(harness.build(name)).needs:
+    return  # What inner products of two batches cost is tested with these.
   cost = step_products(name, "implicit")
   facts = optax_mtl.facts(harness.build(name))
   if facts.single:

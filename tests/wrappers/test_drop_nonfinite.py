@@ -63,3 +63,13 @@ def test_together_with_a_mask():
   )
   np.testing.assert_array_equal(updates, [1.0, 1.0])
   np.testing.assert_array_equal(state[0].weights, [1.0, 0.0, 0.0])
+
+
+def test_a_gradient_of_the_second_batch():
+  """A NaN there drops the task as well."""
+  tx = optax_mtl.drop_nonfinite(optax_mtl.modo(2))
+  grads = jnp.eye(2)
+  second = jnp.array([[1.0, 0.0], [jnp.nan, 1.0]])
+  updates, state = tx.update(grads, tx.init(jnp.zeros(2)), second_grads=second)
+  np.testing.assert_allclose(updates, [1.0, 0.0])
+  np.testing.assert_allclose(state.weights, [1.0, 0.0])

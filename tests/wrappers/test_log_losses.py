@@ -76,7 +76,14 @@ def test_log_variants_by_reference(name):
 
 
 @pytest.mark.parametrize(
-  "name", [n for n in harness.NAMES if harness.info(n).room == "gram"]
+  "name",
+  [
+    n
+    for n in harness.NAMES
+    if harness.info(n).room == "gram"
+    # A second batch, whose losses it does not know, is refused below.
+    and n not in ("modo", "sdmgrad")
+  ],
 )
 def test_it_stands_with_every_gram_method(name):
   """Traced: shapes, dtypes and the state's structure are the method's own."""

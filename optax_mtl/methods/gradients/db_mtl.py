@@ -61,7 +61,8 @@ def db_mtl(
   for it: with β = 0.9 the first update is a tenth as long as it would be, and
   the twentieth nine tenths. Each is over its own task's gradients: an absent
   task's average and its `k` stand still, and it takes no part. So is one whose
-  loss is zero, which has no logarithm. A task without a gradient has the factor
+  loss is zero, which has no logarithm, and under `jit`, where its value is not
+  known, one whose loss is negative. A task without a gradient has the factor
   0.
 
   Heads get their own gradients, as with every method, and in the paper those

@@ -76,9 +76,10 @@ def excess_mtl(
 
   The first step has equal weights: it gives `e⁰`. A task whose gradient has
   been zero so far has no `e⁰`, where other codes get NaN from then on: its
-  weight stands still until it has one. So does that of a task that is absent,
-  and the others share the sum. Weights only ever grow, relative to each other,
-  by what is left of each task; over very many steps the largest takes all.
+  weight stands still until it has one. So does that of a task that is absent:
+  the others share the rest among themselves. Weights only ever grow, relative
+  to each other, by what is left of each task; over very many steps the largest
+  takes all.
 
   The authors' code multiplies the weights by T, so its learning rates are T
   times smaller, lets them multiply the heads' gradients too, and adds 1e-7 to
@@ -132,6 +133,13 @@ def excess_mtl(
     logs = memory.log_excess_weights + jnp.where(
       moves, jnp.asarray(rate, solver_dtype()) * ratio, 0.0
     )
+    # Those that do not move keep their share of the sum.
+    before = memory.log_excess_weights
+    # Where none does all are summed, so that no infinity meets another.
+    some = moves | ~jnp.any(moves)
+    had = jax.nn.logsumexp(jnp.where(some, before, -jnp.inf))
+    have = jax.nn.logsumexp(jnp.where(some, logs, -jnp.inf))
+    logs = jnp.where(moves, logs - (have - had), logs)
     # Only their differences count.
     logs = logs - jnp.max(logs)
     anyone = jnp.any(step.active)

@@ -267,7 +267,10 @@ def graddrop(
     "leak must lie in [0, 1], the share that passes: got {values}.",
   )
   if batch_axis is not None and type(batch_axis) is not int:
-    raise TypeError(f"batch_axis must be an int or None, got {batch_axis!r}.")
+    raise TypeError(
+      f"batch_axis must be an int or None, got {batch_axis!r}. With "
+      "optax.inject_hyperparams add 'batch_axis' to static_args."
+    )
   _checks.check_seed("seed", seed)
 
   def init(params: Any) -> GraddropMemory:

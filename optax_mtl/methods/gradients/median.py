@@ -33,7 +33,8 @@ def median(num_tasks: int) -> UpdateRule[MedianMemory]:
   need not descend any: where most tasks have zero gradients in an entry, as at
   heads without `shared=`, it is zero. Tell the source which leaves are shared.
 
-  An absent task is not counted. An infinite entry is as any large one; a NaN
+  An absent task is not counted. An infinite entry is as any large one (the
+  mean of the two in the middle may be infinite, or NaN of opposite ones); a NaN
   has no place in an order, and its entry of the update is NaN. A complex entry
   is two real ones.
 

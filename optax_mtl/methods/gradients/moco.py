@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 
 from optax_mtl import _checks, linalg
 from optax_mtl._dtypes import solver_dtype
+from optax_mtl._normalization import not_negative
 from optax_mtl._registry import method
 from optax_mtl._rule import UpdateRule
 from optax_mtl._step import Step
@@ -43,7 +44,8 @@ def _scales(step: Step, rows: list[jax.Array]) -> jax.Array:
   """What brings each gradient to the length of its loss, [T]."""
   norms = linalg.lengths(rows, step.num_tasks)
   known = norms != 0
-  return jnp.where(known, step.losses / jnp.where(known, norms, 1.0), 0.0)
+  losses = not_negative(step, "moco(normalize='loss')")
+  return jnp.where(known, losses / jnp.where(known, norms, 1.0), 0.0)
 
 
 def _shares(step: Step, shares: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -115,7 +117,8 @@ def moco(
 
   Raises:
     TypeError: The update is called without `losses` that it needs.
-    ValueError: An argument is out of range, or unknown.
+    ValueError: A loss that is known is negative, with `normalize` (under `jit`
+      the update is NaN); or An argument is out of range, or unknown.
 
   Example:
     >>> import jax.numpy as jnp

@@ -47,8 +47,9 @@ def cagrad(
 
   With `preference=u`, `Σ u_i g_i` takes the place of the mean, and with
   `clip=True` no `w_i` is above `u_i`: `d = g_u + c ‖g_u‖ g_p / ‖g_p‖`, where
-  `p = min(w, u)`, whose sum is less than 1, and `u` is taken with a sum of 1.
-  Both together, with `c=0.4` and `rescale=0`, are RACO. Where nothing of `w` is
+  `p = min(w, u)`, whose sum is less than 1. In that minimum alone `u` is taken
+  with a sum of 1; else it counts as it is given, and its sum scales `d`. Both
+  together, with `c=0.4` and `rescale=0`, are RACO. Where nothing of `w` is
   left, `d` is `g_u`.
 
   The authors' code then multiplies the trunk's gradient by T, the number of

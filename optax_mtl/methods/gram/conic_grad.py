@@ -29,15 +29,19 @@ def conic_grad(num_tasks: int, c: ArrayLike = 0.75) -> WeightRule[Certificate]:
   `d` is the one whose smallest decrease among the tasks, `min g_i · d`, is
   largest. `c = 1` is the mean, and as soon as the cone holds it, `d` is
   parallel to MGDA's direction. It is CAGrad's direction for the radius at which
-  that would leave the cone, and always as long as the mean, so that the step
-  length does not depend on `c`. The weights' sum is free.
+  that would leave the cone, and as long as the mean, so that the step length
+  does not depend on `c`. The weights' sum is free.
 
   It is exact, to a certificate that the state keeps; the paper learns the
   weights instead, by a gradient step on them in each step of training, so that
   its direction lags behind.
   Where no direction in the cone improves every task, `d` is the one on which
-  the worst task loses least. A task with a zero gradient counts in the mean
-  only.
+  the worst task loses least, but for one case: where gradients cancel, so that
+  zero is in their hull (as it often is with more tasks than params), the path
+  ends before it meets the cone. Then `d` is the last direction on it, or the
+  mean, the worst task may lose more than it had to, and the certificate says
+  `STATIONARY`. Where gradients cancel nearly, the length is that of the mean to
+  a percent. A task with a zero gradient counts in the mean only.
 
   Args:
     num_tasks: The number of tasks `T`.

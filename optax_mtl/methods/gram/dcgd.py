@@ -100,6 +100,11 @@ def dcgd(
   tasks = _members(residual)
   for task in tasks:
     check_reference_task(task, num_tasks, "residual")
+  if not 0 < len(set(tasks)) == len(tasks) < num_tasks:
+    raise ValueError(
+      f"residual must name between 1 and {num_tasks - 1} of the {num_tasks} "
+      f"tasks, each once, so that there are two groups; got {list(tasks)}."
+    )
 
   @from_step
   def rule(step: Step) -> jax.Array:

@@ -43,7 +43,7 @@ def grad_ops(num_tasks: int, alpha: ArrayLike = 0.0) -> WeightRule[Certificate]:
   The paper defines `r_i` from the projection of `G'` on `g_i`, divided by the
   mean over the tasks; that the projection is relative to the length of `g_i` is
   our reading, of which nothing depends on with `α = 0`. A task of which nothing
-  is left takes no part in it.
+  is left takes no part in it, and `T` counts the others.
 
   Args:
     num_tasks: The number of tasks `T`.

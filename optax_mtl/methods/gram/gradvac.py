@@ -39,7 +39,11 @@ class GradvacMemory(NamedTuple):
 
 
 def _vaccine(
-  gram: jax.Array, orders: jax.Array, targets: jax.Array, beta: jax.Array
+  gram: jax.Array,
+  orders: jax.Array,
+  targets: jax.Array,
+  beta: jax.Array,
+  most: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Turns every gradient towards those that are farther off than usual.
 
@@ -49,6 +53,7 @@ def _vaccine(
       others.
     targets: Array [T, T], the cosines aimed at.
     beta: Scalar, how far these move towards the cosines found.
+    most: Scalar, the largest cosine that is aimed at.
 
   Returns:
     Array [T, T], row i the coefficients of what becomes of gradient i; and the
@@ -74,7 +79,7 @@ def _vaccine(
     other = jnp.where(there, lengths[others], 1.0)
     cosine = jnp.clip(left.products[tasks, others] / own / other, -1.0, 1.0)
     aim = targets[tasks, others]
-    target = jnp.minimum(aim, 1.0 - little)
+    target = jnp.minimum(jnp.minimum(aim, most), 1.0 - little)
     # Not `cosine < target`: where products overflow it is NaN, and has to show.
     turns = there & ~(cosine >= target - little)
     sine = jnp.sqrt((1.0 - cosine) * (1.0 + cosine))
@@ -102,6 +107,7 @@ def gradvac(
   *,
   beta: ArrayLike = 0.01,
   initial_cosine: ArrayLike = 0.0,
+  max_cosine: ArrayLike = 1.0,
   seed: int = 0,
 ) -> WeightRule[GradvacMemory]:
   """Gradient vaccine: gradients turned towards each other, as far as is usual.
@@ -119,9 +125,15 @@ def gradvac(
 
   A pair of which one gradient is zero or absent does not meet, and its `ρ`
   stands still. So it does where opposite gradients left nothing but rounding.
+
   The paper's formula has no bound as `ρ` tends to 1, which it does between
-  gradients that are always parallel: cosines that differ by less than 16
-  roundings are equal here, and no `ρ` is taken for nearer to 1 than that.
+  gradients that are parallel for long. To turn a gradient to a cosine `ρ` with
+  another takes some `1 / √(1-ρ²)` of that one's lengths, and each gradient
+  meets T - 1 others: when tasks that agreed begin to differ, one update can be
+  hundreds of times as long as the gradients with T = 2, and with T = 8 by many
+  orders of magnitude, finite and in silence. `max_cosine=0.9` bounds it to a
+  factor of about 3 for each meeting. Without it cosines that differ by less
+  than 16 roundings are equal, and no `ρ` is taken for nearer to 1 than that.
 
   The paper has one `ρ` for the whole model, for each layer or for each matrix;
   this is the first. `optax_mtl.on_trunk` chooses the leaves that the cosines
@@ -133,6 +145,8 @@ def gradvac(
     beta: `β` in [0, 1]. Default 0.01, as in the paper; LibMTL has 0.5.
     initial_cosine: `ρ` before the first step, in [-1, 1]. Default 0, as in the
       paper. With `beta=0` it stays, a fixed target.
+    max_cosine: The largest cosine that is aimed at, in [0, 1]. Default 1, as in
+      the paper; for tasks that may agree take 0.9.
     seed: Seeds the orders.
 
   Returns:
@@ -141,7 +155,7 @@ def gradvac(
 
   Raises:
     TypeError: `seed` is no integer.
-    ValueError: `beta` or `initial_cosine` is out of range.
+    ValueError: `beta`, `initial_cosine` or `max_cosine` is out of range.
 
   Example:
     >>> import jax.numpy as jnp
@@ -159,6 +173,7 @@ def gradvac(
   """
   _checks.check_range("beta", beta, 0, 1)
   _checks.check_range("initial_cosine", initial_cosine, -1, 1)
+  _checks.check_range("max_cosine", max_cosine, 0, 1)
   _checks.check_seed("seed", seed)
 
   def init() -> GradvacMemory:
@@ -175,6 +190,7 @@ def gradvac(
       orders,
       memory.cosine_targets,
       jnp.asarray(beta, solver_dtype()),
+      jnp.asarray(max_cosine, solver_dtype()),
     )
     return jnp.sum(parts, axis=0), GradvacMemory(targets, order_key)
 

@@ -64,11 +64,14 @@ def pcd(
   """Priority-constrained descent: the primary task, and progress for the rest.
 
   With each gradient divided by the root of a moving average of its squared
-  norm, `g̃_i`, the direction `d̃` is the nearest to the primary `g̃_1` with
-  `g̃_j · d̃ >= τ ‖g̃_j‖²` for every other task: each makes at least the share
-  `τ` of the progress that a step along its own gradient would. The update is
-  `d̃`, brought to the length of the primary gradient. No loss needs a weight:
-  scaling one of the others changes nothing. The weights' sum is free.
+  norm, corrected for its start from zero, `g̃_i`, the direction `d̃` is the
+  nearest to the primary `g̃_1` with `g̃_j · d̃ >= τ ‖g̃_j‖²` for every other
+  task: each makes at least the share `τ` of the progress that a step along its
+  own gradient would. The update is `d̃`, brought to the length of the primary
+  gradient. No loss needs a weight: scaling one of the others changes nothing.
+  The weights' sum is free. The primary loss itself has no such share: where a
+  helper's gradient is opposite to the primary one, the helper is followed, and
+  the primary loss rises.
 
   Where no direction gives every task its share, since a combination of the
   others' gradients vanishes (two opposite ones, for instance), the update is
