@@ -8,15 +8,13 @@ The Sphinx build calls `write_pages` for the method pages, and stops if
 """
 
 import argparse
-import ast
 import functools
 import importlib
 import inspect
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -26,6 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optax_mtl  # noqa: E402
 from docs.method_groups import DEVIATIONS, GROUPS, USERS  # noqa: E402
+from docs.public_names import not_in  # noqa: E402
 from optax_mtl import _aliases, _registry  # noqa: E402
 
 DOCS = pathlib.Path(__file__).parent
@@ -63,9 +62,6 @@ ROOMS = {
     "Pareto front. `vmap` over preferences trains a whole front at once.",
   ),
 }
-
-#: Modules whose public names have to be documented, beside the package.
-_PUBLIC = ("pareto", "solvers", "metrics", "wrappers", "plot")
 
 #: How many tasks the methods are built for to see what they read.
 _NUM_TASKS = 3
@@ -379,61 +375,11 @@ def write_pages() -> None:
       path.write_text(text, encoding="utf-8")
 
 
-def _resolve(name: str) -> Any:
-  """The object in a module; `pkgutil` would prefer a module of that name."""
-  module, _, attribute = name.rpartition(".")
-  return getattr(importlib.import_module(module), attribute)
-
-
-def exports(module: ModuleType) -> Iterator[str]:
-  """The names that a module makes public, as a type checker reads them.
-
-  Those of `__all__`; without it, what the module defines, what it imports "as"
-  the same name, and what a module makes public from which it imports all.
-  """
-  if hasattr(module, "__all__"):
-    yield from module.__all__
-    return
-  for node in ast.parse(inspect.getsource(module)).body:
-    names: list[str] = []
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-      names = [node.name]
-    elif isinstance(node, ast.Assign):
-      names = [t.id for t in node.targets if isinstance(t, ast.Name)]
-    elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-      names = [node.target.id]
-    elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-      yield from exports(importlib.import_module(node.module or ""))
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-      names = [a.name for a in node.names if a.asname == a.name]
-    yield from (name for name in names if not name.startswith("_"))
-
-
-def public_names() -> list[str]:
-  """Dotted names of everything public, but the modules themselves."""
-  modules = [
-    importlib.import_module(name)
-    for name in (
-      "optax_mtl",
-      *(f"optax_mtl.{name}" for name in _PUBLIC),
-      "optax_mtl.integrations.flax",
-    )
-  ]
-  return sorted(
-    f"{module.__name__}.{name}"
-    for module in modules
-    for name in exports(module)
-    if not inspect.ismodule(getattr(module, name))
-  )
-
-
 def undocumented() -> list[str]:
   """Public names that no autodoc directive documents, under any name."""
   texts = [path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")]
   texts += pages().values()
-  directives = re.findall(r"\.\. auto\w+:: ([\w.]+)", "\n".join(texts))
-  documented = {id(_resolve(name)) for name in directives}
-  return [n for n in public_names() if id(_resolve(n)) not in documented]
+  return not_in("\n".join(texts))
 
 
 def main(argv: list[str] | None = None) -> int:

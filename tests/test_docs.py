@@ -7,6 +7,7 @@ import re
 import pytest
 
 import optax_mtl
+from docs import public_names
 from optax_mtl import _aliases, _registry
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -141,14 +142,14 @@ def test_public_names_are_those_of_a_type_checker(tmp_path, monkeypatch):
   )
   monkeypatch.syspath_prepend(tmp_path)
   module = importlib.import_module(package.name)
-  assert sorted(generate.exports(module)) == [
+  assert sorted(public_names.exports(module)) == [
     *("Class", "TABLE", "cos", "exp", "function", "number", "os", "other"),
     "tau",
   ]
 
 
 def test_public_names_hold_what_users_call():
-  names = generate.public_names()
+  names = public_names.public_names()
   assert len(names) == len(set(names))
   for name in (
     *("METHODS", "Step", "WeightState", "facts", "mgda", "method", "on_trunk"),

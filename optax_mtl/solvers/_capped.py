@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from optax_mtl.solvers import _prepare
-from optax_mtl.solvers._nonneg_qp import AIM, EAGER, RIDGE, RIDGE_GROWTH
+from optax_mtl.solvers._nonneg_qp import EAGER, RIDGE, moved
 from optax_mtl.solvers._prepare import Prepared, dot, over
 
 # The sum of the weights is known to so many roundings.
@@ -280,8 +280,6 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
   image = jnp.where(settled, at.image, partial_image)
   image = jnp.where(lower, cut_image, image)
   residual = _residual(problem, x, image)
-  solved = at.residual <= tol
-  keep = broken | stalled | (solved & (residual > at.residual))
   support = (on & (feasible | (cut > 0) & (cut < upper))) | entering | trade
   support = jnp.where(settled, inner | entering, support)
   support = jnp.where(lower | settled, support, on & ~leaving)
@@ -295,12 +293,7 @@ def _step(problem: _Problem, tol: Array, at: _Point) -> _Point:
     steps=at.steps,
     done=at.done,
   )
-  new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
-  return new._replace(
-    ridge=jnp.where(broken, RIDGE_GROWTH * at.ridge, at.ridge),
-    steps=at.steps + 1,
-    done=stalled | solved | (new.residual <= AIM * tol),
-  )
+  return moved(at, new, broken, stalled, tol)
 
 
 def solve(

@@ -10,7 +10,7 @@ so that no support comes back. A handful of steps is typical for any T.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +106,32 @@ def start(problem: Problem, support: Array) -> Point:
   )
 
 
+def moved(at: Any, new: Any, broken: Array, stalled: Array, tol: Array) -> Any:
+  """What a step comes to: the new point, or the old one where it stays.
+
+  Args:
+    at: The point before. It has a `ridge`, a `residual`, `steps` and `done`,
+      as `Point` has, and so has that of the weights with a cap.
+    new: The point after, with those of `at` but for the residual.
+    broken: Scalar bool: there was no minimum on the support, to rounding. Then
+      the ridge grows.
+    stalled: Scalar bool: there is nowhere to go from `at`.
+    tol: Scalar, the residual at which to stop. A point that has it is left for
+      a better one only, and only for one more step.
+
+  Returns:
+    The next point.
+  """
+  solved = at.residual <= tol
+  keep = broken | stalled | (solved & (new.residual > at.residual))
+  new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
+  return new._replace(
+    ridge=jnp.where(broken, RIDGE_GROWTH * at.ridge, at.ridge),
+    steps=at.steps + 1,
+    done=stalled | solved | (new.residual <= AIM * tol),
+  )
+
+
 def step(problem: Problem, tol: Array, at: Point) -> Point:
   """One step from point to point; its objective is never higher."""
   # The minimum on the support.
@@ -145,8 +171,6 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
 
   # Where the minimum is feasible but no lower, rounding has the last word.
   stalled = feasible & ~lower & ~broken
-  solved = at.residual <= tol
-  keep = broken | stalled | (solved & (residual > at.residual))
   new = Point(
     u=u,
     slope=slope,
@@ -158,12 +182,7 @@ def step(problem: Problem, tol: Array, at: Point) -> Point:
     steps=at.steps,
     done=at.done,
   )
-  new = jax.tree.map(lambda old, new: jnp.where(keep, old, new), at, new)
-  return new._replace(
-    ridge=jnp.where(broken, RIDGE_GROWTH * at.ridge, at.ridge),
-    steps=at.steps + 1,
-    done=stalled | solved | (new.residual <= AIM * tol),
-  )
+  return moved(at, new, broken, stalled, tol)
 
 
 def solve(

@@ -15,6 +15,7 @@ from optax_mtl.sources import masks
 from optax_mtl.sources.at_representation import AtRepresentation
 from optax_mtl.sources.masks import Heads
 from optax_mtl.sources.no_array import NoArray
+from optax_mtl.sources.second_batch import check_second_batch
 
 
 class TaskGradients(NoArray, abc.ABC):
@@ -177,39 +178,7 @@ class TaskGradients(NoArray, abc.ABC):
       ValueError: The two differ in their tasks, params or trunk, or either is
         not taken over the params' leaves.
     """
-    for gradients in (self, other):
-      if not gradients.at_params:
-        raise ValueError(
-          "Gradients at a representation belong to one batch, so there is no "
-          "inner product between batches. Use another source for methods that "
-          "need a second batch."
-        )
-    if (self.num_tasks, self.names) != (other.num_tasks, other.names):
-      raise ValueError(
-        "Both batches must have the same tasks, got "
-        f"{self.names or self.num_tasks} and {other.names or other.num_tasks}."
-      )
-    if jax.tree.structure(self.params_like) != jax.tree.structure(
-      other.params_like
-    ):
-      raise ValueError(
-        "Both batches must have the same params, got "
-        f"{jax.tree.structure(self.params_like)} and "
-        f"{jax.tree.structure(other.params_like)}."
-      )
-    for mine, theirs in zip(
-      jax.tree.leaves(self.params_like),
-      jax.tree.leaves(other.params_like),
-      strict=True,
-    ):
-      if mine.shape != theirs.shape:
-        raise ValueError(
-          "Both batches must have the same params, got a leaf of shape "
-          f"{list(mine.shape)} and one of shape {list(theirs.shape)} in its "
-          "place."
-        )
-    if self.present != other.present:
-      raise ValueError("Both batches must lack the same tasks, or none.")
+    check_second_batch(self, other)
     mask = self._choose(None, "shared")
     if mask != other._choose(None, "shared"):
       raise ValueError(

@@ -38,7 +38,7 @@ def ntk_weighting(
   jaxpi's `ntk` divides the mean of the traces by each, which makes its weights
   T times shorter (`reference="mean"`), takes the mean over the samples
   (`ntk_traces(..., reduction="mean")`), and averages the weights over its
-  refreshes, from 1 (`ema_weights` averages from the first weights on).
+  refreshes, from 1 (`ema_weights(..., initial_weights=1)`).
 
   Args:
     num_tasks: The number of tasks `T`.
