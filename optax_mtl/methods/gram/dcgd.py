@@ -100,10 +100,15 @@ def dcgd(
   tasks = _members(residual)
   for task in tasks:
     check_reference_task(task, num_tasks, "residual")
-  if not 0 < len(set(tasks)) == len(tasks) < num_tasks:
+  # A single task is a group without another. A traced row is not compared.
+  most = max(num_tasks - 1, 1)
+  known = [
+    t for t in tasks if isinstance(t, str) or _checks.is_python_number(t)
+  ]
+  if not 0 < len(tasks) <= most or len(set(known)) < len(known):
     raise ValueError(
-      f"residual must name between 1 and {num_tasks - 1} of the {num_tasks} "
-      f"tasks, each once, so that there are two groups; got {list(tasks)}."
+      f"residual must name between 1 and {most} of the {num_tasks} tasks, each "
+      f"once, so that there are two groups; got {list(tasks)}."
     )
 
   @from_step
