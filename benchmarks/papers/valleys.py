@@ -96,6 +96,7 @@ def _arguments(name: str, first_minimum: float) -> Mapping[str, Any]:
 VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
   "mgda-l2": ("mgda", {"normalize": "l2"}),
   "fairgrad-2": ("fairgrad", {"alpha": 2.0}),
+  "famo-no-decay": ("famo", {"decay": 0.0}),
 }
 
 #: Extra args that the landscape has.
@@ -242,22 +243,29 @@ def keeps_direction(label: str) -> float:
 
 
 def run(
-  names: Sequence[str], setting: Setting, console: Any = None
+  names: Sequence[str],
+  settings: Mapping[str, Setting],
+  console: Any = None,
 ) -> list[dict[str, Any]]:
-  """All rows: paths, how many starts reach the front, directions, seconds."""
-  front = toys.valleys(setting.scale).front(2001)
+  """All rows: paths and ends in each setting, directions, seconds."""
+  fronts = {k: toys.valleys(s.scale).front(2001) for k, s in settings.items()}
   rows: list[dict[str, Any]] = []
   for label in track(names, "going downhill", console=console):
     begin = time.perf_counter()
-    path = paths(label, setting)
-    arrived = reached(path[:, -1], front)
-    rows.append(
-      {
-        "method": label,
+    found: dict[str, dict[str, Any]] = {}
+    for key, setting in settings.items():
+      path = paths(label, setting)
+      arrived = reached(path[:, -1], fronts[key])
+      found[key] = {
         "paths": path,
         "reached": int(arrived.sum()),
         "starts": len(arrived),
         "said": setting.said.get(label),
+      }
+    rows.append(
+      {
+        "method": label,
+        "settings": found,
         "cosine": keeps_direction(label),
         "seconds": time.perf_counter() - begin,
       }
@@ -272,8 +280,19 @@ def _direction(cosine: float) -> str:
   return "kept" if cosine >= 1 - _SAME else f"changes, cosine {cosine:+.2f}"
 
 
+def _cells(row: Mapping[str, Any]) -> list[str]:
+  """A row of the table: two columns for each setting."""
+  cells = [row["method"]]
+  for found in row["settings"].values():
+    cells += [f"{found['reached']} of {found['starts']}", found["said"] or "–"]
+  return [*cells, _direction(row["cosine"])]
+
+
 def figure(
-  rows: Sequence[Mapping[str, Any]], front: np.ndarray, columns: int = 6
+  rows: Sequence[Mapping[str, Any]],
+  key: str,
+  front: np.ndarray,
+  columns: int = 7,
 ) -> "Figure":
   """A panel for each method: the paths in the plane of the losses."""
   from matplotlib.figure import Figure
@@ -286,13 +305,14 @@ def figure(
   for ax in axes.flat[len(rows) :]:
     ax.axis("off")
   for row, ax in zip(rows, axes.flat, strict=False):
+    found = row["settings"][key]
     bare_axes(ax)
     ax.plot(*front.T, color=GREY, linewidth=3, alpha=0.6)
-    for index, path in enumerate(row["paths"]):
+    for index, path in enumerate(found["paths"]):
       ax.plot(*path.T, color=COLOURS[index], linewidth=1)
       ax.plot(*path[0], "o", color=COLOURS[index], markersize=3)
       ax.plot(*path[-1], "*", color=COLOURS[index], markersize=6)
-    title = f"{row['method']}  {row['reached']}/{row['starts']}"
+    title = f"{row['method']}  {found['reached']}/{found['starts']}"
     ax.set_title(title, fontsize="small")
   picture.supxlabel("loss 1", fontsize="small")
   picture.supylabel("loss 2", fontsize="small")
@@ -302,42 +322,59 @@ def figure(
 def main(argv: Sequence[str] | None = None) -> int:
   """Prints the table; writes JSON and the picture."""
   parser = options.new_parser("papers.valleys", __doc__)
-  parser.add_argument("--setting", default="nash", choices=tuple(SETTINGS))
+  parser.add_argument(
+    "--settings", type=options.words, default=",".join(SETTINGS), help="whose"
+  )
   parser.add_argument(
     "--methods", type=options.words, default=",".join(labels()), help="rows"
   )
-  parser.add_argument("--steps", type=int, default=0, help="0: the paper's")
+  parser.add_argument("--steps", type=int, default=0, help="0: the papers'")
+  parser.add_argument(
+    "--markdown", action="store_true", help="print the table for the docs"
+  )
   options.add_out(parser, "papers", "valleys")
   args = parser.parse_args(argv)
   options.check_known(parser, "methods", args.methods, labels())
-  setting = SETTINGS[args.setting]
+  options.check_known(parser, "settings", args.settings, list(SETTINGS))
+  settings = {key: SETTINGS[key] for key in args.settings}
   if args.steps:
-    setting = setting._replace(steps=args.steps)
+    settings = {
+      key: setting._replace(steps=args.steps)
+      for key, setting in settings.items()
+    }
   console = output.new_console()
-  rows = run(args.methods, setting, console)
-  rows.sort(key=lambda row: (-row["reached"], row["method"]))
+  rows = run(args.methods, settings, console)
+
+  def place(row: Mapping[str, Any]) -> tuple[int, str]:
+    arrived = sum(found["reached"] for found in row["settings"].values())
+    return -arrived, row["method"]
+
+  rows.sort(key=place)
+  columns = ["method"]
+  for key, setting in settings.items():
+    columns += [f"{key}, {setting.steps:,} steps", "papers"]
+  columns.append("direction on the twin")
+  cells = [_cells(row) for row in rows]
   _report.print_table(
-    f"from {rows[0]['starts']} starts, {setting.steps} steps of Adam",
-    ("method", "reach the front", "papers", "direction on the twin", "s"),
+    "how many starts end on the front",
+    [*columns, "s"],
     [
-      [
-        row["method"],
-        f"{row['reached']} of {row['starts']}",
-        row["said"] or "–",
-        _direction(row["cosine"]),
-        f"{row['seconds']:.0f}",
-      ]
-      for row in rows
+      [*line, f"{row['seconds']:.0f}"]
+      for line, row in zip(cells, rows, strict=True)
     ],
     [
       "Not here: what needs extra args that a landscape has not (dtp, "
       "ntk_weighting). NaN has not reached the front.",
     ],
   )
-  front = toys.valleys(setting.scale).front(400)
-  _report.write(
-    args, "valleys", {"rows": rows}, {args.setting: figure(rows, front)}
-  )
+  if args.markdown:
+    text = output.markdown(columns, cells)
+    console.print(text, markup=False, soft_wrap=True)
+  figures = {
+    key: figure(rows, key, toys.valleys(setting.scale).front(400))
+    for key, setting in settings.items()
+  }
+  _report.write(args, "valleys", {"rows": rows}, figures)
   return 0
 
 

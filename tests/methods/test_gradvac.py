@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from families import AMONG, DELTA, SIZES, cases, solved
 from one_step import (
@@ -132,3 +133,24 @@ def test_a_bound_on_the_cosine_bounds_the_update():
     lengths[most] = float(jnp.linalg.norm(updates)) / longest
   assert lengths[1.0] > 1e4
   assert lengths[0.9] < 4 * (2 + 1 / np.sqrt(1 - 0.9**2)) ** 3
+
+
+def test_a_target_for_each_layer():
+  """By `optax.partition`, as the docstring says: two methods, one a layer."""
+  layers = {"a": np.array(CONFLICT), "b": np.array([[1.0, 0], [1, 1]])}
+  params = {k: np.zeros(2) for k in layers}
+  tx = optax.partition(
+    {k: optax_mtl.gradvac(2, beta=0.5) for k in layers}, {k: k for k in layers}
+  )
+  state = tx.init(params)
+  updates, state = tx.update(layers, state, params)
+  # Only in one of them is there a conflict.
+  np.testing.assert_allclose(updates["a"], [0.5, 1.5], rtol=1e-6)
+  np.testing.assert_allclose(updates["b"], [2, 1], rtol=1e-6)
+  targets = {
+    k: optax_mtl.method_state(state.inner_states[k]).memory.cosine_targets[0, 1]
+    for k in layers
+  }
+  # Half of what the cosines are, 135 and 45 degrees.
+  root = np.sqrt(0.125)
+  assert_same(np.array([targets["a"], targets["b"]]), [-root, root], 1e-6)
