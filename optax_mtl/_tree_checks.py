@@ -23,6 +23,32 @@ def leaf_name(path: Any) -> str:
   return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
 
 
+def structure_difference(found: Any, wanted: Any) -> str:
+  """How one tree differs from another in structure, in words for an error.
+
+  Of the leaves that only one has three are named: a network has hundreds.
+
+  Args:
+    found: The tree that came.
+    wanted: The tree whose structure it should have.
+  """
+  names = [
+    [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    for tree in (found, wanted)
+  ]
+  words: list[str] = []
+  for verb, one, other in (("lacks", *names[::-1]), ("has", *names)):
+    alone = [name for name in one if name not in set(other)]
+    if alone:
+      more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+      words.append(f"{verb} {', '.join(alone[:3])}{more}")
+  if words:
+    return ", and ".join(words)
+  structures = [str(jax.tree.structure(tree)) for tree in (found, wanted)]
+  short = [s if len(s) <= 200 else f"{s[:200]}…" for s in structures]
+  return f"has the same leaves in other containers, {short[0]} for {short[1]}"
+
+
 def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
   """Raises unless every leaf is `[num_tasks, *param.shape]`.
 
@@ -67,8 +93,8 @@ def check_stacked(updates: Any, num_tasks: int, params: Any = None) -> None:
     return
   if expected != jax.tree.structure(updates):
     raise ValueError(
-      "The task gradients and the params differ in structure: got "
-      f"{jax.tree.structure(updates)}, expected {expected}. {_UPDATE_HINT}"
+      "The task gradients and the params differ in structure: the tree of "
+      f"gradients {structure_difference(updates, params)}. {_UPDATE_HINT}"
     )
   for (path, leaf), param in zip(leaves, jax.tree.leaves(params), strict=True):
     if leaf.shape[1:] != jnp.shape(param):

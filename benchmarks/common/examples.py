@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
@@ -10,16 +9,17 @@ import optax_mtl
 
 
 def example(
-  name: str, num_tasks: int
-) -> tuple[optax.GradientTransformationExtraArgs, dict[str, jax.Array]]:
+  name: str, num_tasks: int, second_grads: Any = None
+) -> tuple[optax.GradientTransformationExtraArgs, dict[str, Any]]:
   """The method of that name, and the extra args that it needs.
 
   Args:
     name: A key of `optax_mtl.METHODS`.
     num_tasks: The number of tasks T.
+    second_grads: Another batch's task gradients, for a method that reads them.
 
   Returns:
-    The transformation, and arrays [T] by name.
+    The transformation, and arrays [T] by name; `second_grads` as it came.
 
   Example:
     >>> _, extra = example("dwa", 2)
@@ -31,4 +31,7 @@ def example(
   # Losses and preferences are positive, KPIs in (0, 1).
   half = jnp.full((num_tasks,), 0.5, jnp.float32)
   method = build(num_tasks, **kwargs)
-  return method, dict.fromkeys(optax_mtl.facts(method).needs, half)
+  extra: dict[str, Any] = dict.fromkeys(optax_mtl.facts(method).needs, half)
+  if "second_grads" in extra:
+    extra["second_grads"] = second_grads
+  return method, extra

@@ -76,9 +76,7 @@ def update_costs() -> dict[str, dict[str, float]]:
   )
   costs: dict[str, dict[str, float]] = {}
   for name in optax_mtl.METHODS:
-    tx, extra = example(name, _NUM_TASKS)
-    if "second_grads" in extra:
-      extra["second_grads"] = grads
+    tx, extra = example(name, _NUM_TASKS, grads)
     lowered = jax.jit(
       lambda grads, state, params, extra, tx=tx: tx.update(
         grads, state, params, **extra

@@ -48,7 +48,7 @@ def measure(
   name: str, num_tasks: int, grads: Any, params: Any
 ) -> dict[str, Any]:
   """Seconds of one method's first call, by wall clock and by processor."""
-  transformation, extra = example(name, num_tasks)
+  transformation, extra = example(name, num_tasks, grads)
   state = jax.block_until_ready(transformation.init(params))
   # Other methods share parts: none may profit from the one before.
   jax.clear_caches()

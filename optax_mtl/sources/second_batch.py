@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from optax_mtl._tree_checks import leaf_name, structure_difference
+
 if TYPE_CHECKING:  # Which itself asks this module.
   from optax_mtl.sources.task_gradients import TaskGradients
 
@@ -36,20 +38,19 @@ def check_second_batch(first: "TaskGradients", second: "TaskGradients") -> None:
     second.params_like
   ):
     raise ValueError(
-      "Both batches must have the same params, got "
-      f"{jax.tree.structure(first.params_like)} and "
-      f"{jax.tree.structure(second.params_like)}."
+      "Both batches must have the same params, but the second batch's tree "
+      f"{structure_difference(second.params_like, first.params_like)}."
     )
-  for mine, theirs in zip(
-    jax.tree.leaves(first.params_like),
+  for (path, mine), theirs in zip(
+    jax.tree_util.tree_leaves_with_path(first.params_like),
     jax.tree.leaves(second.params_like),
     strict=True,
   ):
     if mine.shape != theirs.shape:
       raise ValueError(
-        "Both batches must have the same params, got a leaf of shape "
-        f"{list(mine.shape)} and one of shape {list(theirs.shape)} in its "
-        "place."
+        f"Both batches must have the same params, but {leaf_name(path)} has "
+        f"shape {list(mine.shape)} in the first and {list(theirs.shape)} in "
+        "the second."
       )
   if first.present != second.present:
     raise ValueError("Both batches must lack the same tasks, or none.")

@@ -66,7 +66,7 @@ UPDATES = {
   "another structure": (
     {"grads": without_head()},
     ValueError,
-    ("differ in structure",),
+    ("differ in structure: the tree of gradients lacks leaf ['head']",),
   ),
   "active of numbers": (
     {"active": jnp.ones(T, jnp.float32)},
