@@ -277,7 +277,11 @@ def _direction(cosine: float) -> str:
   """What the smallest cosine says."""
   if math.isnan(cosine):
     return "needs positive losses"
-  return "kept" if cosine >= 1 - _SAME else f"changes, cosine {cosine:+.2f}"
+  if cosine >= 1 - _SAME:
+    return "kept"
+  if cosine > 0.995:
+    return f"nearly kept, cosine 1 - {1 - cosine:.0e}"
+  return f"changes, cosine {cosine:+.2f}"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
