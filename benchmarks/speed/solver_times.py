@@ -48,16 +48,17 @@ def _eye(gram: jax.Array) -> jax.Array:
 
 
 #: Name -> function from a Gram matrix to the solution and a certificate.
+#: No commas, which separate the names on the command line.
 SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
   "min_norm": solvers.min_norm,
-  "min_norm, cap 2/T": lambda gram: solvers.min_norm(
+  "min_norm cap 2/T": lambda gram: solvers.min_norm(
     gram, cap=min(1.0, 2 / len(gram))
   ),
   "cagrad": lambda gram: solvers.cagrad_weights(gram, 0.5),
-  "dual_cone, one vector": lambda gram: solvers.project_dual_cone(
+  "dual_cone one vector": lambda gram: solvers.project_dual_cone(
     gram, _equal(gram)
   ),
-  "dual_cone, T vectors": lambda gram: solvers.project_dual_cone(
+  "dual_cone T vectors": lambda gram: solvers.project_dual_cone(
     gram, _eye(gram)
   ),
   # As in Priority-Constrained Descent: a share of each task's own descent.
@@ -67,7 +68,7 @@ SOLVERS: Mapping[str, Callable[[jax.Array], Any]] = {
   "conic_direction": lambda gram: solvers.conic_direction(gram, 0.75),
   "orthogonal_parts": solvers.orthogonal_parts,
   "nash_bargaining": solvers.nash_bargaining,
-  "fairness, alpha 2": lambda gram: solvers.fairness(gram, 2.0),
+  "fairness alpha 2": lambda gram: solvers.fairness(gram, 2.0),
   "equal_projections": solvers.equal_projections,
   "conflict_free": solvers.conflict_free_direction,
   "aligned": solvers.aligned_weights,

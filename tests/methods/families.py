@@ -11,8 +11,10 @@ import functools
 import zlib
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 from one_step import run_batch
 from references import FAMILIES
 
@@ -24,7 +26,7 @@ SIZES = (1, 2, 3, 10)
 # Fewer than ten tasks are run as ten of which the others are absent: one
 # program for all, and the mask is tried on all families. That two tasks, and
 # many, take another way in some solvers is tested with the solvers.
-AMONG = {1: 10, 2: 10, 3: 10}
+AMONG = {1: 10, 2: 10, 3: 10, 5: 10}
 sizes = pytest.mark.parametrize("num_tasks", SIZES)
 # Zero is in the hull of the others, or all is zero.
 STATIONARY = ("stationary", "all_zero")
@@ -35,6 +37,29 @@ DEPENDENT = (
   "identical",
   "stationary",
   "ill_conditioned",
+)
+
+
+# Gradients of small integers, drawn by hypothesis: zero rows, equal ones and
+# opposite ones, all ranks, and products that are zero exactly. As many as a
+# family test has, so that they take no program of their own; an example is a
+# batch.
+integers = st.lists(
+  st.lists(
+    st.lists(st.integers(-2, 2), min_size=4, max_size=4),
+    min_size=5,
+    max_size=5,
+  ),
+  min_size=2 * len(FAMILIES),
+  max_size=2 * len(FAMILIES),
+)
+few = hypothesis.settings(
+  max_examples=4,
+  phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+  deadline=None,
+  derandomize=True,
+  database=None,
+  suppress_health_check=list(hypothesis.HealthCheck),
 )
 
 
@@ -89,7 +114,18 @@ def cases(num_tasks):
       )
       names.append(name)
       grads.append(family(rng, num_tasks, num_params))
-  grads = np.stack(grads).astype(np.float32).astype(np.float64)
+  return judged(names, np.stack(grads))
+
+
+def drawn(grads, num_tasks=5):
+  """The first rows of matrices of `integers`."""
+  grads = np.array(grads, float)[:, :num_tasks]
+  return judged(["integers"] * len(grads), grads)
+
+
+def judged(names, grads):
+  """Matrices [N, T, P] as float32 holds them, and what is asked of them."""
+  grads = grads.astype(np.float32).astype(np.float64)
   norms = np.linalg.norm(grads, axis=2)
   present = norms > 0
   units = grads / np.where(present, norms, 1)[..., None]
@@ -112,34 +148,87 @@ class Solved(NamedTuple):
   status: np.ndarray | None
 
 
-# Numbers that are traced, so that a method is compiled once per size.
+# Numbers that are traced, so that a method is compiled once per size; of those
+# with a value for each task the same for all.
 _TRACED = {
   "gradvac": {"initial_cosine": 0.0},
-  "cagrad": {"c": 0.5, "rescale": 0},
+  "cagrad": {"c": 0.5, "rescale": 0, "preference": lambda n: (1 / n,) * n},
   # `inf` is no limit.
   "nash_mtl": {"max_norm": np.inf},
-  "fairgrad": {"alpha": 1.0, "max_norm": np.inf},
+  "fairgrad": {
+    "alpha": 1.0,
+    "max_norm": np.inf,
+    "preference": lambda n: (1.0,) * n,
+  },
 }
+_STATIC = ("clip", "num_byzantine", "num_selected", "variant")
 
 
 @functools.cache
 def solved(name, num_tasks, **options):
-  """One step on all matrices; `options` are among those in `_TRACED`.
+  """One step on all matrices; of `options` all numbers are traced.
+
+  A tuple has a value for each task.
+
+  Args:
+    name: The method's.
+    num_tasks: Of the matrices of `cases`.
+    **options: The method's arguments.
+  """
+  return solved_on(cases(num_tasks), name, **options)
+
+
+def raw_on(data, name, second=None, absent=1e3, **options):
+  """One step on matrices that a test made, as it comes: all rows and columns.
+
+  As many matrices as a family test has of up to ten tasks take no program of
+  their own.
+
+  Args:
+    data: The matrices.
+    name: The method's.
+    second: Array [N, T, P], gradients of another batch, or None.
+    absent: The entries of the tasks that are filled up with.
+    **options: The method's arguments.
+  """
+  count, num_tasks, num_params = data.grads.shape
+  among = AMONG.get(num_tasks, num_tasks)
+  shape = (count, among, 2 * among + 4)
+
+  def fill(values):
+    filled = np.full(shape, absent)
+    filled[:, :num_tasks] = 0
+    filled[:, :num_tasks, :num_params] = values
+    return filled
+
+  active = np.zeros(shape[:2], bool)
+  active[:, :num_tasks] = True
+  extra = {"active": active}
+  if second is not None:
+    extra["second_grads"] = fill(second)
+  numbers = _TRACED.get(name, {}) | options
+  static = {k: v for k, v in numbers.items() if k in _STATIC}
+  traced = {}
+  for key, value in numbers.items():
+    value = value(num_tasks) if callable(value) else value
+    if isinstance(value, tuple):
+      traced[key] = np.zeros(shape[:2])
+      traced[key][:, :num_tasks] = value
+    elif key not in static:
+      traced[key] = np.full(count, value)
+  # Another order of the arguments would be another program.
+  traced = dict(sorted(traced.items()))
+  return run_batch(name, fill(data.grads), traced=traced, extra=extra, **static)
+
+
+def solved_on(data, name, second=None, **options):
+  """The same, of the tasks alone and not remembered.
 
   What every method has to do is checked here: its numbers are finite, the
   update is what the weights say, and nothing comes of nothing.
   """
-  data, among = cases(num_tasks), AMONG.get(num_tasks, num_tasks)
-  shape = (len(data.grads), among, 2 * among + 4)
-  grads, active = np.full(shape, 1e3), np.zeros(shape[:2], bool)
-  grads[:, :num_tasks], active[:, :num_tasks] = 0, True
-  num_params = data.grads.shape[2]
-  grads[:, :num_tasks, :num_params] = data.grads
-  traced = {
-    key: np.full(len(data.grads), value)
-    for key, value in (_TRACED.get(name, {}) | options).items()
-  }
-  found = run_batch(name, grads, traced=traced, extra={"active": active})
+  num_tasks, num_params = data.grads.shape[1:]
+  found = raw_on(data, name, second, **options)
   assert np.isfinite(found.weights).all() and np.isfinite(found.updates).all()
   assert (found.weights[:, num_tasks:] == 0).all()
   assert (found.updates[:, num_params:] == 0).all()
@@ -158,7 +247,7 @@ def solved(name, num_tasks, **options):
   if limit < np.inf:
     bound = DELTA * limit * (1 + data.size(found.weights) / safe[:, 0])
   assert_at_most(error, bound, data.names, norm[:, 0] > 0)
-  assert (found.updates[data.names == "all_zero"] == 0).all()
+  assert (found.updates[~data.present.any(axis=1)] == 0).all()
   certificate = getattr(found.memory, "certificate", found.memory)
   status = getattr(certificate, "status", None)
   if status is None:

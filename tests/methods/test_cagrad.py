@@ -1,5 +1,6 @@
 """CAGrad: no direction in the ball around the mean does more for the worst."""
 
+import hypothesis
 import numpy as np
 import pytest
 from families import (
@@ -7,7 +8,10 @@ from families import (
   SIZES,
   assert_at_most,
   cases,
-  solved,
+  drawn,
+  few,
+  integers,
+  solved_on,
 )
 from one_step import (
   CONFLICT,
@@ -124,9 +128,8 @@ def test_the_scale_does_not_matter():
     assert_same(found.weights, run("cagrad", grads).weights, 1e-7)
 
 
-def objective(data, w, c):
+def objective(data, mean, w, c):
   """CAGrad's `g_w . mean + c |mean| |g_w|`, [N]: bounds what d can do."""
-  mean = data.grads.mean(axis=1)
   combined = np.einsum("nt,ntp->np", w, data.grads)
   radius = c * np.linalg.norm(mean, axis=1)
   return np.sum(combined * mean, axis=1) + radius * np.linalg.norm(
@@ -134,24 +137,22 @@ def objective(data, w, c):
   )
 
 
-@pytest.mark.parametrize(
-  "num_tasks, c", [(t, c) for t in SIZES for c in (0.4, 2.0)]
-)
-def test_no_direction_in_the_ball_does_better(num_tasks, c):
+def assert_best_in_the_ball(data, c, shares):
   """Weak duality: for any w on the simplex, `objective` bounds the worst gain.
 
   The weights beyond the mean are such a w, up to scale, and the bound that it
   gives is met by the update.
+
+  Returns:
+    Whether there is something beyond the mean, [N], and w.
   """
-  data, found = cases(num_tasks), solved("cagrad", num_tasks, c=c)
-  mean = data.grads.mean(axis=1)
+  found = solved_on(data, "cagrad", c=c, preference=tuple(shares))
+  mean = np.einsum("t,ntp->np", shares, data.grads)
   radius = c * np.linalg.norm(mean, axis=1)
-  extra = np.maximum(found.weights - 1 / num_tasks, 0)
+  extra = np.maximum(found.weights - np.float32(shares), 0)
   total = extra.sum(axis=1)
   # Else only the mean, or zero, was left: there is nothing to show.
   moved = total > 1e-5
-  some = data.present.any(axis=1) & data.without("stationary", "identical")
-  assert moved[some & data.without("ill_conditioned")].all()
   # The ball: |g_w| is known to the root of DELTA size^2.
   size = data.size(extra)
   away = np.linalg.norm(found.updates - mean, axis=1)
@@ -165,7 +166,7 @@ def test_no_direction_in_the_ball_does_better(num_tasks, c):
   gains = np.where(data.present, gains, np.inf)
   worst = np.argmin(gains, axis=1)[:, None]
   best = np.take_along_axis(gains, worst, axis=1)[:, 0]
-  gap = objective(data, w, c) - np.where(moved, best, 0)
+  gap = objective(data, mean, w, c) - np.where(moved, best, 0)
   # Each gain is known to DELTA times its own length and the size.
   reach = np.take_along_axis(data.norms, worst, axis=1)[:, 0]
   reach = reach + np.sum(w * data.norms, axis=1)
@@ -175,3 +176,56 @@ def test_no_direction_in_the_ball_does_better(num_tasks, c):
     worst = np.where(data.present, -data.products(found.weights), 0)
     bound = DELTA * data.size(found.weights)
     assert_at_most(worst, bound, data.names, found.converged)
+  return moved, w
+
+
+#: Of any sum, one of them zero.
+COUNTS = np.array([0.3, 0.5, 0.0, 1.0, 0.2, 0.7, 0.1, 0.4, 2.0, 0.3])
+
+
+@pytest.mark.parametrize(
+  "num_tasks, c", [(t, c) for t in SIZES for c in (0.4, 2.0)]
+)
+def test_no_direction_in_the_ball_does_better(num_tasks, c):
+  """Around the mean, and around the tasks' sum as a preference counts them."""
+  data = cases(num_tasks)
+  some = data.present.any(axis=1) & data.without("stationary", "identical")
+  moved, _ = assert_best_in_the_ball(data, c, np.ones(num_tasks) / num_tasks)
+  assert moved[some & data.without("ill_conditioned")].all()
+  assert_best_in_the_ball(data, c, COUNTS[:num_tasks])
+
+
+def assert_clipped(data, c, shares):
+  """`d = g_u + c |g_u| g_p / |g_p|` with `p = min(w, u / sum u)`."""
+  moved, w = assert_best_in_the_ball(data, c, shares)
+  found = solved_on(data, "cagrad", c=c, preference=tuple(shares), clip=True)
+  mean = np.einsum("t,ntp->np", shares, data.grads)
+  radius = c * np.linalg.norm(mean, axis=1)
+  extra = found.weights - np.float32(shares)
+  p = np.minimum(w, shares / shares.sum())
+  inner = np.linalg.norm(np.einsum("nt,ntp->np", p, data.grads), axis=1)
+  # What is left of `p` is no rounding, as is said of `g_w` in the method.
+  rows = moved & (inner > 2**-6 * data.size(p)) & (radius > 0)
+  factor = radius / np.where(rows, inner, 1)
+  # Of `w`, the rounding of the weights it is read off; of `|g_p|`, the root of
+  # DELTA size^2 before it is squared.
+  ratio = data.size(p) / np.where(rows, inner, 1)
+  lost = (DELTA * (1 + factor * ratio**2))[:, None]
+  weight = np.abs(extra - factor[:, None] * p)
+  assert_at_most(weight, lost, data.names, rows)
+  return rows
+
+
+@pytest.mark.parametrize("num_tasks", SIZES)
+def test_what_is_clipped(num_tasks):
+  rows = assert_clipped(cases(num_tasks), 0.4, COUNTS[:num_tasks])
+  assert rows.mean() > 0.3
+
+
+@few
+@hypothesis.given(integers)
+def test_small_integers(grads):
+  data = drawn(grads)
+  for c in (0.4, 2.0):
+    assert_best_in_the_ball(data, c, np.ones(5) / 5)
+  assert_clipped(data, 0.4, COUNTS[:5])

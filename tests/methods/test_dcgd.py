@@ -1,14 +1,15 @@
 """DCGD: its three variants are other methods at T = 2, and hurt neither."""
 
+import hypothesis
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases
+from families import DELTA, assert_at_most, cases, drawn, few, integers
+from families import solved_on as solved
 from one_step import (
   assert_oracles,
   assert_same,
   gradients,
   run,
-  run_batch,
   step,
 )
 
@@ -89,14 +90,36 @@ def test_errors():
     optax_mtl.dcgd(2, residual=0.5)
 
 
-@pytest.mark.parametrize("variant", ["center", "average", "projection"])
+every_variant = pytest.mark.parametrize(
+  "variant", ["center", "average", "projection"]
+)
+
+
+def assert_neither_is_hurt(data, variant):
+  """The paper's property, of the residual and the sum of the others."""
+  found = solved(data, "dcgd", variant=variant)
+  weights, norms = found.weights, data.norms
+  # Members of a group weigh the same.
+  assert (weights[:, 1:] == weights[:, 1:2]).all()
+  pair = np.stack([data.grads[:, 0], data.grads[:, 1:].sum(axis=1)], axis=1)
+  update = np.einsum("nt,ntp->np", weights, data.grads)
+  products = np.einsum("nkp,np->nk", pair, update)
+  lengths = np.stack([norms[:, 0], norms[:, 1:].sum(axis=1)], axis=1)
+  bound = DELTA * data.size(weights)[:, None] * lengths
+  assert_at_most(-products, bound, data.names)
+
+
+@every_variant
 def test_neither_group_is_hurt(variant):
-  """The paper's property, for two tasks of every family."""
-  data = cases(2)
-  found = run_batch("dcgd", data.grads, variant=variant)
-  assert_at_most(
-    -data.products(found.weights), DELTA * data.size(found.weights), data.names
-  )
+  for num_tasks in (2, 3, 10):
+    assert_neither_is_hurt(cases(num_tasks), variant)
+
+
+@every_variant
+@few
+@hypothesis.given(integers)
+def test_small_integers(variant, grads):
+  assert_neither_is_hurt(drawn(grads), variant)
 
 
 @pytest.mark.parametrize(

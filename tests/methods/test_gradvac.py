@@ -1,11 +1,23 @@
 """GradVac: the paper's loop, and PCGrad where nothing is usual yet."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from families import AMONG, DELTA, SIZES, cases, solved
+from families import (
+  AMONG,
+  DELTA,
+  SIZES,
+  assert_at_most,
+  cases,
+  drawn,
+  few,
+  integers,
+  solved,
+  solved_on,
+)
 from one_step import (
   CONFLICT,
   assert_oracles,
@@ -104,6 +116,42 @@ def test_it_is_the_papers_loop(num_tasks):
     # A cosine's rounding is its sine's over the sine, so the root at worst.
     assert error <= np.sqrt(DELTA) * size, (data.names[i], error / size)
     assert (found.weights[i] >= 1).all()
+
+
+def assert_the_cosine_is_reached(data, target):
+  """Of two tasks each is turned to the target, or was as near before.
+
+  The weights of two are one and what the other took of each.
+  """
+  found = solved_on(data, "gradvac", initial_cosine=target)
+  taken = found.weights[:, ::-1] - 1
+  turned = data.grads + taken[..., None] * data.grads[:, ::-1]
+  length = np.linalg.norm(turned, axis=2)
+  along = np.sum(turned * data.units[:, ::-1], axis=2)
+  size = data.norms + np.abs(taken) * data.norms[:, ::-1]
+  before = np.sum(data.units[:, 0] * data.units[:, 1], axis=1)[:, None]
+  both = data.present.all(axis=1)
+  # A cosine's rounding is its sine's over the sine, so the root at worst. What
+  # is left of opposite ones is zero, and has no cosine.
+  bound = np.sqrt(DELTA) * size
+  aim = np.maximum(before, target)
+  assert_at_most(abs(along - aim * length), bound, data.names, both)
+  # Nothing is taken where there is no need, or nobody to turn to.
+  idle = (before > target + DELTA) | ~both[:, None]
+  assert (taken[np.broadcast_to(idle, taken.shape)] == 0).all()
+  return taken
+
+
+@pytest.mark.parametrize("target", [-0.5, 0.0, 0.7])
+def test_the_cosine_is_reached(target):
+  taken = assert_the_cosine_is_reached(cases(2), target)
+  assert (taken > 0.1).any()
+
+
+@few
+@hypothesis.given(integers)
+def test_small_integers(grads):
+  assert_the_cosine_is_reached(drawn(grads, 2), 0.3)
 
 
 def test_arguments():

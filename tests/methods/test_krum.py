@@ -1,9 +1,12 @@
 """Multi-Krum: the gradients with the nearest neighbours."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import DELTA, assert_at_most, cases, drawn, few, integers
+from families import solved_on as solved
 from one_step import gradients, run, step
 from references import REFERENCES
 
@@ -100,3 +103,43 @@ def test_arguments():
       optax_mtl.krum(4, f, m)
   with pytest.raises(TypeError, match="num_byzantine must be a Python int"):
     optax_mtl.krum(4, jnp.array(1))
+
+
+def assert_nearest(data, f, m):
+  """Those selected have the least scores, each weighs 1/m, the others 0."""
+  found = solved(data, "krum", num_byzantine=f, num_selected=m)
+  num_tasks = data.grads.shape[1]
+  m = min(m, num_tasks)
+  chosen = found.weights > 0
+  assert (chosen.sum(axis=1) == m).all()
+  np.testing.assert_allclose(found.weights[chosen], 1 / m, rtol=1e-7)
+  apart = data.grads[:, :, None] - data.grads[:, None]
+  squares = np.sum(apart**2, axis=3)
+  squares[:, np.arange(num_tasks), np.arange(num_tasks)] = np.inf
+  # A square is a sum of three products of the Gram matrix.
+  doubt = DELTA * (data.norms[:, :, None] ** 2 + data.norms[:, None] ** 2)
+  neighbours = min(max(num_tasks - f - 2, 1), num_tasks - 1)
+
+  def scores(squares):
+    return np.sort(squares, axis=2)[:, :, :neighbours].sum(axis=2)
+
+  most = np.where(chosen, scores(squares - doubt), -np.inf).max(axis=1)
+  least = np.where(chosen, np.inf, scores(squares + doubt)).min(axis=1)
+  assert_at_most(most, least, data.names)
+  return found
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 10])
+def test_the_nearest_are_selected(num_tasks):
+  assert_nearest(cases(num_tasks), 1, 2)
+
+
+@few
+@hypothesis.given(integers)
+def test_small_integers(grads):
+  """In which scores are exact: of equal ones the first rows win."""
+  data = drawn(grads)
+  found = assert_nearest(data, 1, 2)
+  options = {"num_byzantine": 1, "num_selected": 2}
+  wanted = REFERENCES["krum"](5, data.grads, {}, **options)
+  np.testing.assert_array_equal(found.weights, wanted)

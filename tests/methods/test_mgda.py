@@ -1,10 +1,21 @@
 """MGDA: the shortest vector in the gradients' hull descends every task."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases, sizes, solved
+from families import (
+  DELTA,
+  assert_at_most,
+  cases,
+  drawn,
+  few,
+  integers,
+  sizes,
+  solved,
+  solved_on,
+)
 from one_step import (
   ORTHOGONAL,
   assert_oracles,
@@ -137,6 +148,45 @@ def test_a_cap():
   close(state.weights, [1 / 2, 9 / 26, 2 / 13], 1e-6)
   _, state = step(optax_mtl.mgda(3, "l2", cap=0.4), np.diag([1.0, 2.0, 4.0]))
   close(state.weights, np.array([1, 1 / 2, 1 / 4]) / 3, 1e-6)
+
+
+def assert_capped(data, cap):
+  """Weights in [0, cap] of sum 1, of which none are shorter.
+
+  By the gap of a linear function: no weights in these bounds make a shorter
+  update than by what the least of `Σ v_i g_i · d` is below `‖d‖²`.
+  """
+  found = solved_on(data, "mgda", cap=cap)
+  count, num_tasks = data.norms.shape
+  eps = np.finfo(np.float32).eps
+  cap = max(float(np.float32(cap)), 1 / num_tasks)
+  assert (found.weights >= 0).all()
+  assert (found.weights <= cap * (1 + eps)).all()
+  total = abs(found.weights.sum(axis=1) - 1)
+  assert (total <= 2 * num_tasks * eps).all()
+  assert found.converged[data.without("ill_conditioned", "scaled_1e6")].all()
+  gains = data.norms * data.products(found.weights)
+  least = np.zeros((count, num_tasks))
+  share = np.clip(1 - cap * np.arange(num_tasks), 0, cap)
+  order = np.argsort(gains, axis=1)
+  np.put_along_axis(least, order, np.tile(share, (count, 1)), axis=1)
+  gap = np.sum((found.weights - least) * gains, axis=1)
+  size = data.size(found.weights)
+  bound = DELTA * size * (size + data.size(least))
+  assert_at_most(gap, bound, data.names, found.converged)
+
+
+@pytest.mark.parametrize("cap", [0.1, 0.4, 0.75])
+def test_no_weights_below_the_cap_do_better(cap):
+  for num_tasks in (1, 2, 3, 10):
+    assert_capped(cases(num_tasks), cap)
+
+
+@few
+@hypothesis.given(integers)
+def test_small_integers_with_a_cap(grads):
+  for cap in (0.2, 0.25, 0.5, 0.6):
+    assert_capped(drawn(grads), cap)
 
 
 def test_caps_that_cannot_be():

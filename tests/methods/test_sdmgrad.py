@@ -1,8 +1,12 @@
 """SDMGrad: MGDA's weights, pulled towards a direction of the user's."""
 
+import hypothesis
 import numpy as np
 import pytest
+from families import DELTA, assert_at_most, cases, drawn, few, integers
+from families import solved_on as solved
 from one_step import assert_same, gradients, run, run_batch, step
+from references import REFERENCES
 
 import optax_mtl
 
@@ -77,3 +81,45 @@ def test_errors():
   }.items():
     with pytest.raises(ValueError, match=f"{name} must lie in"):
       optax_mtl.sdmgrad(2, **{name: value})
+
+
+def assert_three_steps(data, second, rate):
+  """They are the paper's: each grows an error by `1 + 2 rate K` at most.
+
+  `K` is the norm of the products as they are scaled, the velocity is at most
+  twice the slope, and a projection grows nothing.
+  """
+  options = {"num_steps": 3, "learning_rate": rate, "pull": 0.5}
+  found = solved(data, "sdmgrad", second, **options)
+  num_tasks = data.grads.shape[1]
+  wanted = [
+    REFERENCES["sdmgrad"](
+      num_tasks, g[None], {"second_grads": s[None]}, **options
+    )
+    for g, s in zip(data.grads, second, strict=True)
+  ]
+  error = np.linalg.norm(found.weights - np.concatenate(wanted), axis=1)
+  cross = np.einsum("nip,njp->nij", data.grads, second)
+  diagonal = np.maximum(np.einsum("nii->ni", cross), 0)
+  scale = np.mean(np.sqrt(diagonal), axis=1)
+  norm = np.linalg.norm(cross, axis=(1, 2))
+  norm = norm / np.where(scale > 0, scale, np.inf) ** 2
+  assert_at_most(error, DELTA * (1 + 2 * rate * norm) ** 3, data.names)
+  return found
+
+
+@pytest.mark.parametrize("num_tasks", [1, 3, 10])
+def test_every_family(num_tasks):
+  """One batch for both: of two the scale itself may be rounding."""
+  data = cases(num_tasks)
+  found = assert_three_steps(data, data.grads, 1 / num_tasks**2)
+  moved = abs(found.weights - 1 / num_tasks).max(axis=1) > 0.01
+  assert num_tasks == 1 or moved.mean() > 0.2
+
+
+@few
+@hypothesis.given(integers)
+def test_small_integers(grads):
+  """Whose products are exact, negative on the diagonal and zero."""
+  data = drawn(grads)
+  assert_three_steps(data, np.roll(data.grads, 1, axis=0), 0.04)

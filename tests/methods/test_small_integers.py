@@ -6,6 +6,7 @@ that are zero exactly, where it is the sign of a product that decides.
 
 import hypothesis
 import numpy as np
+from families import few
 from hypothesis import strategies as st
 from one_step import run
 from references import REFERENCES
@@ -25,15 +26,6 @@ matrices = st.lists(
   ),
   min_size=64,
   max_size=64,
-)
-# An example is a batch, and a batch is one call of a compiled program.
-few = hypothesis.settings(
-  max_examples=4,
-  phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(hypothesis.HealthCheck),
 )
 
 

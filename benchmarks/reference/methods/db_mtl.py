@@ -19,5 +19,9 @@ def db_mtl(
     beta = decay / k**decay_power
     buffer = beta * buffer + (1 - beta) * g / losses[:, None]
     norms = np.linalg.norm(buffer, axis=1)
-    out.append((norms.max() / norms) @ buffer)
+    # A task without a gradient has no direction to be as long in.
+    factors = np.where(
+      norms > 0, norms.max() / np.where(norms > 0, norms, 1), 0
+    )
+    out.append(factors @ buffer)
   return np.stack(out)
