@@ -39,7 +39,9 @@ _TRACED = {
 # Several algorithms that share nearly all operations: cheaper without jit,
 # where each operation is compiled once for all of them.
 _OPERATION_BY_OPERATION = ("conflict_free",)
-_EQUAL_SHARES = ("upgrad", "dual_proj", "aligned_mtl")
+_EQUAL_SHARES = ("upgrad", "dual_proj", "aligned_mtl", "cagrad")
+# Where one of these is given the program is another, the same for each value.
+_GIVEN = ("cap",)
 
 
 class Found(NamedTuple):
@@ -145,8 +147,11 @@ def run(name, grads, active=None, losses=None, **options) -> Found:
   if losses is not None:
     extra["losses"] = fill(np.asarray(losses, float)[rows], 1e6)
   numbers = dict(_TRACED.get(name, {}))
+  numbers |= {k: options[k] for k in _GIVEN if k in options}
   if name in _EQUAL_SHARES:
     numbers["preference"] = np.full(num_tasks, 1 / num_tasks)
+  if name == "fairgrad":
+    numbers["preference"] = np.ones(num_tasks)
   static = {k: v for k, v in options.items() if k not in numbers}
   traced = {}
   for key, value in numbers.items():

@@ -23,11 +23,8 @@ from one_step import (
   gradients,
   lengths,
   run,
-  step,
 )
 from references import REFERENCES
-
-import optax_mtl
 
 
 def test_oracles():
@@ -60,27 +57,28 @@ RACO = np.array([[1.0, -4.0], [-1.0, 1.0]])
 )
 def test_preference_and_clip(clip, expected):
   """RACO's direction, whatever the preference's sum; p = (.356, .644)."""
-  for total in (1, 3):
-    tx = optax_mtl.cagrad(
-      2, 0.5, 0, preference=[0.2 * total, 0.8 * total], clip=clip
-    )
-    updates, _ = step(tx, RACO)
-    # Half a unit of the last digit known, and a few roundings in float32.
-    close(np.asarray(updates) / total, expected, 5e-6)
+  totals = np.array([[1], [3]])
+  shares = totals * [0.2, 0.8]
+  options = {"rescale": 0, "clip": True} if clip else {"rescale": 0}
+  found = run("cagrad", [RACO, RACO], preference=shares, **options)
+  # Half a unit of the last digit known.
+  close(found.updates / totals, [expected] * 2, 1e-7)
 
 
 def test_a_clip_that_leaves_nothing():
   """All weight is on a task that counts nothing: `Σ u_i g_i` is left."""
-  tx = optax_mtl.cagrad(2, 1.5, 0, preference=[1.0, 0.0], clip=True)
-  updates, _ = step(tx, np.array([[1.0, 0.0], [0.1, 0.1]]))
-  close(updates, [1.0, 0.0])
+  grads = [[[1.0, 0.0], [0.1, 0.1]]]
+  options = {"c": 1.5, "rescale": 0, "clip": True}
+  found = run("cagrad", grads, preference=np.array([1.0, 0.0]), **options)
+  close(found.updates, [[1.0, 0.0]])
 
 
 def test_the_preference_is_shared():
   grads, mask = np.array([*RACO, [5.0, 5.0]]), np.array([True, True, False])
-  tx = optax_mtl.cagrad(3, 0.5, 0, preference=[0.1, 0.4, 0.5], clip=True)
-  updates, _ = step(tx, grads, active=mask)
-  close(updates, [-0.88299898, -0.09955689], 5e-6)
+  shares = np.array([0.1, 0.4, 0.5])
+  options = {"preference": shares, "rescale": 0, "clip": True}
+  found = run("cagrad", [grads], mask, **options)
+  close(found.updates, [[-0.88299898, -0.09955689]], 1e-7)
 
 
 def test_rescale():

@@ -52,16 +52,16 @@ def test_a_preference():
   """Orthogonal units, α = 2: w = p^(1/3), however it is given."""
   grads, p = np.eye(3), np.array([1.0, 8.0, 27.0])
   expected = p ** (1 / 3)
-  tx = optax_mtl.fairgrad(3, 2.0, max_norm=None, preference=p)
-  _, state = step(tx, grads)
-  close(state.weights, expected, 1e-5)
+  options = {"alpha": 2.0, "max_norm": np.inf}
+  found = run("fairgrad", [grads], preference=p, **options)
+  close(found.weights, [expected], 1e-9)
   tx = optax_mtl.fairgrad(3, 2.0, max_norm=None)
   _, state = step(tx, grads, preference=p)
   close(state.weights, expected, 1e-5)
   # None is 1 each, so that nothing is shared; and 0 takes no part.
-  mask = np.array([True, True, False])
-  _, state = step(tx, grads, preference=[1.0, 0.0, 1.0], active=mask)
-  close(state.weights, [1, 0, 0], 1e-5)
+  mask, p = np.array([True, True, False]), np.array([1.0, 0.0, 1.0])
+  found = run("fairgrad", [grads], mask, preference=p, **options)
+  close(found.weights, [[1, 0, 0]], 1e-9)
 
 
 def test_it_solves_its_equation_for_any_preference():

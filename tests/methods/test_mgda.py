@@ -127,25 +127,25 @@ def test_a_negative_loss_cannot_normalize():
 def test_a_cap():
   """From MGDA to the mean, and 49/52 in between."""
   grads = np.array(ORTHOGONAL, float)
-  for cap, weights in (
-    (1.0, [36 / 49, 9 / 49, 4 / 49]),
-    (0.5, [1 / 2, 9 / 26, 2 / 13]),
-    (1 / 3, [1 / 3] * 3),
-  ):
-    updates, state = step(optax_mtl.mgda(3, cap=cap), grads)
-    close(state.weights, weights, 1e-6)
-    assert state.memory.converged and np.max(state.weights) <= np.float32(cap)
-    if cap == 0.5:
-      close(np.sum(np.asarray(updates) ** 2), 49 / 52, 1e-6)
+  caps = np.array([1.0, 0.5, 1 / 3])
+  found = run("mgda", [grads] * 3, cap=caps)
+  weights = [
+    [36 / 49, 9 / 49, 4 / 49],
+    [1 / 2, 9 / 26, 2 / 13],
+    [1 / 3] * 3,
+  ]
+  close(found.weights, weights, 1e-12)
+  assert np.asarray(found.memory.converged).all()
+  assert (found.weights.max(axis=1) <= caps).all()
+  close(np.sum(found.updates[1] ** 2), 49 / 52, 1e-12)
   # Two left of three cannot weigh less than 1/2 each; with a zero gradient, as
   # much as may be is on that.
-  mask = np.array([True, False, True])
-  _, state = step(optax_mtl.mgda(3, cap=0.4), grads, active=mask)
-  close(state.weights, [0.5, 0, 0.5])
+  found = run("mgda", [grads], np.array([True, False, True]), cap=0.4)
+  close(found.weights, [[0.5, 0, 0.5]], 1e-12)
   grads[0] = 0
-  _, state = step(optax_mtl.mgda(3, cap=0.5), grads)
   # Of the other half 9/13 and 4/13.
-  close(state.weights, [1 / 2, 9 / 26, 2 / 13], 1e-6)
+  found = run("mgda", [grads], cap=0.5)
+  close(found.weights, [[1 / 2, 9 / 26, 2 / 13]], 1e-12)
   _, state = step(optax_mtl.mgda(3, "l2", cap=0.4), np.diag([1.0, 2.0, 4.0]))
   close(state.weights, np.array([1, 1 / 2, 1 / 4]) / 3, 1e-6)
 

@@ -68,7 +68,7 @@ def wanted(name, options, grads):
     k: np.array(v) if isinstance(v, tuple) else v for k, v in options.items()
   }
   if name == "fairgrad":
-    options["max_norm"] = None
+    options["max_norm"] = np.inf
   if name == "cagrad":
     options["rescale"] = 0
   return REFERENCES[name](T, grads, {}, **options)
@@ -135,6 +135,9 @@ def test_in_float64(name, options, power):
     other["max_norm"] = np.inf
   if name == "cagrad":
     other["rescale"] = 0
+  options = {
+    k: np.array(v) if isinstance(v, tuple) else v for k, v in options.items()
+  }
   found = run(name, grads, **options, **other)
   expected = wanted(name, options, grads)
   size = np.abs(expected).sum(axis=1, keepdims=True)
