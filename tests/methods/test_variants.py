@@ -19,8 +19,7 @@ from optax_mtl._dtypes import solver_dtype
 
 T = harness.NUM_TASKS
 COUNTS = (0.2, 0.3, 0.7)
-#: Method, its arguments, those whose numbers are the tasks', and with which
-#: power of the gradients' scale its weights go.
+#: Method, its arguments, and the power of the scale that its weights go with.
 VARIANTS = [
   ("mgda", {"cap": 0.4}, 0.0),
   ("cagrad", {"preference": COUNTS}, 0.0),
