@@ -1,14 +1,10 @@
 """MoDo: weights from the products of two batches."""
 
-import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases, drawn, few, integers
-from families import solved_on as solved
 from one_step import repeat, run_batch, step
-from references import REFERENCES
 
 import optax_mtl
 
@@ -123,35 +119,3 @@ def test_a_step_that_is_not_finite_leaves_the_memory():
   np.testing.assert_array_equal(
     after.memory.modo_shares, state.memory.modo_shares
   )
-
-
-def assert_one_step(data, second):
-  """It is the paper's, projected: a projection is as exact as what it is of."""
-  options = {"gamma": 0.1, "rho": 0.1}
-  found = solved(data, "modo", second, **options)
-  num_tasks = data.grads.shape[1]
-  wanted = [
-    REFERENCES["modo"](num_tasks, g[None], {"second_grads": s[None]}, **options)
-    for g, s in zip(data.grads, second, strict=True)
-  ]
-  error = np.linalg.norm(found.weights - np.concatenate(wanted), axis=1)
-  reach = np.linalg.norm(data.norms, axis=1)
-  reach = reach * np.mean(np.linalg.norm(second, axis=2), axis=1)
-  assert_at_most(error, DELTA * (1 + 0.1 * reach), data.names)
-  return found
-
-
-@pytest.mark.parametrize("num_tasks", [1, 3, 10])
-def test_every_family(num_tasks):
-  data = cases(num_tasks)
-  # The other matrix of the same family.
-  found = assert_one_step(data, data.grads[np.arange(len(data.grads)) ^ 1])
-  moved = abs(found.weights - 1 / num_tasks).max(axis=1) > 0.01
-  assert num_tasks == 1 or moved.mean() > 0.5
-
-
-@few
-@hypothesis.given(integers)
-def test_small_integers(grads):
-  data = drawn(grads)
-  assert_one_step(data, np.roll(data.grads, 1, axis=0))
