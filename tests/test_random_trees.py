@@ -7,6 +7,7 @@ to roundings that are derived.
 
 import functools
 
+import few_examples
 import hypothesis
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,7 @@ METHODS = {
   "mgda": optax_mtl.mgda,
 }
 # Without shrinking: each example takes some tenths of a second, and is small.
-few = hypothesis.settings(
-  max_examples=12,
-  phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+few = hypothesis.settings(few_examples.few, max_examples=12)
 
 
 def leaves():

@@ -279,7 +279,7 @@ def _direction(cosine: float) -> str:
     return "needs positive losses"
   if cosine >= 1 - _SAME:
     return "kept"
-  if cosine > 0.995:
+  if cosine > 0.995:  # Which two digits would show as 1.
     return f"nearly kept, cosine 1 - {1 - cosine:.0e}"
   return f"changes, cosine {cosine:+.2f}"
 

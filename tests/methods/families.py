@@ -11,7 +11,6 @@ import functools
 import zlib
 from typing import NamedTuple
 
-import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -52,14 +51,6 @@ integers = st.lists(
   ),
   min_size=2 * len(FAMILIES),
   max_size=2 * len(FAMILIES),
-)
-few = hypothesis.settings(
-  max_examples=4,
-  phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(hypothesis.HealthCheck),
 )
 
 

@@ -9,10 +9,10 @@ from families import (
   assert_at_most,
   cases,
   drawn,
-  few,
   integers,
   solved_on,
 )
+from few_examples import few
 from one_step import (
   CONFLICT,
   COUNT,

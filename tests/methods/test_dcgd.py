@@ -3,8 +3,8 @@
 import hypothesis
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases, drawn, few, integers
-from families import solved_on as solved
+from families import DELTA, assert_at_most, cases, drawn, integers, solved_on
+from few_examples import few
 from one_step import (
   assert_oracles,
   assert_same,
@@ -97,7 +97,7 @@ every_variant = pytest.mark.parametrize(
 
 def assert_neither_is_hurt(data, variant):
   """The paper's property, of the residual and the sum of the others."""
-  found = solved(data, "dcgd", variant=variant)
+  found = solved_on(data, "dcgd", variant=variant)
   weights, norms = found.weights, data.norms
   # Members of a group weigh the same.
   assert (weights[:, 1:] == weights[:, 1:2]).all()

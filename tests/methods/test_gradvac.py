@@ -13,11 +13,11 @@ from families import (
   assert_at_most,
   cases,
   drawn,
-  few,
   integers,
   solved,
   solved_on,
 )
+from few_examples import few
 from one_step import (
   CONFLICT,
   assert_oracles,

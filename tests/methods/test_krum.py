@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases, drawn, few, integers
-from families import solved_on as solved
+from families import DELTA, assert_at_most, cases, drawn, integers, solved_on
+from few_examples import few
 from one_step import gradients, run, step
 from references import REFERENCES
 
@@ -107,7 +107,7 @@ def test_arguments():
 
 def assert_nearest(data, f, m):
   """Those selected have the least scores, each weighs 1/m, the others 0."""
-  found = solved(data, "krum", num_byzantine=f, num_selected=m)
+  found = solved_on(data, "krum", num_byzantine=f, num_selected=m)
   num_tasks = data.grads.shape[1]
   m = min(m, num_tasks)
   chosen = found.weights > 0

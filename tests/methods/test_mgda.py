@@ -10,12 +10,12 @@ from families import (
   assert_at_most,
   cases,
   drawn,
-  few,
   integers,
   sizes,
   solved,
   solved_on,
 )
+from few_examples import few
 from one_step import (
   ORTHOGONAL,
   assert_oracles,

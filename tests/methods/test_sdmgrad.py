@@ -3,8 +3,8 @@
 import hypothesis
 import numpy as np
 import pytest
-from families import DELTA, assert_at_most, cases, drawn, few, integers
-from families import solved_on as solved
+from families import DELTA, assert_at_most, cases, drawn, integers, solved_on
+from few_examples import few
 from one_step import assert_same, gradients, run, run_batch, step
 from references import REFERENCES
 
@@ -90,7 +90,7 @@ def assert_three_steps(data, second, rate):
   twice the slope, and a projection grows nothing.
   """
   options = {"num_steps": 3, "learning_rate": rate, "pull": 0.5}
-  found = solved(data, "sdmgrad", second, **options)
+  found = solved_on(data, "sdmgrad", second, **options)
   num_tasks = data.grads.shape[1]
   wanted = [
     REFERENCES["sdmgrad"](

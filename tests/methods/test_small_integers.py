@@ -6,7 +6,7 @@ that are zero exactly, where it is the sign of a product that decides.
 
 import hypothesis
 import numpy as np
-from families import few
+from few_examples import few
 from hypothesis import strategies as st
 from one_step import run
 from references import REFERENCES

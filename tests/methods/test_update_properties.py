@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from families import EPS, cases, drawn, few, integers
+from families import EPS, cases, drawn, integers
+from few_examples import few
 from references import FAMILIES, REFERENCES
 
 import optax_mtl

@@ -6,6 +6,7 @@ which a whole number makes 1.
 
 import functools
 
+import few_examples
 import hypothesis
 import jax
 import numpy as np
@@ -34,14 +35,7 @@ caps = st.lists(
   max_size=COUNT,
 )
 # An example is a batch, and a batch is one call of a compiled program.
-few = hypothesis.settings(
-  max_examples=6,
-  phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
-  deadline=None,
-  derandomize=True,
-  database=None,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+few = hypothesis.settings(few_examples.few, max_examples=6)
 
 
 @functools.cache
