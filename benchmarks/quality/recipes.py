@@ -1,5 +1,6 @@
 """How each registered method is set up for a comparison."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,9 @@ SWEEP = "fixed_weighting"
 #: Pareto MTL trains this many preferences at once, if there are two tasks.
 _NUM_PREFERENCES = 5
 
+#: Here all tasks count alike.
+_ONE_MAIN_TASK = ("bloop", "dcgd", "pcd")
+
 
 def has_recipe(name: str) -> bool:
   """Whether a registered method can take part as it is.
@@ -27,23 +31,35 @@ def has_recipe(name: str) -> bool:
   residuals, nor where one task is the main one and the others serve it.
   """
   _, needed = examples.example(name, 2)
-  passed = {"losses", "kpis", "preference"}
-  return set(needed) <= passed and name != "bloop"
+  passed = {"losses", "kpis", "preference", "second_grads"}
+  return set(needed) <= passed and name not in _ONE_MAIN_TASK
 
 
 def _specific(
   name: str, problem: Problem, settings: Settings
 ) -> Mapping[str, Any]:
-  """What a method has to be told about the problem; else its defaults hold."""
+  """What a method has to be told about the problem; else its defaults hold.
+
+  What has no default and is not about the problem is as in the method's
+  registration.
+  """
+  build = optax_mtl.METHODS[name]
+  example = build.info.example(tuple(range(problem.num_tasks)))
+  required = {
+    key: example[key]
+    for key, parameter in inspect.signature(build).parameters.items()
+    if parameter.default is parameter.empty and key in example
+  }
   steps_per_epoch = len(problem.dataset.train["y"]) // settings.batch_size
-  return {
+  epochs = {"steps_per_epoch": max(1, steps_per_epoch)}
+  norm_params = {"norm_params": problem.last_shared_mask}
+  return required | {
     "uncertainty_weighting": {"kind": problem.dataset.task_kinds},
-    "dwa": {"steps_per_epoch": max(1, steps_per_epoch)},
-    "gradnorm": (
-      {}
-      if settings.source == "representation"
-      else {"norm_params": problem.last_shared_mask}
-    ),
+    "dwa": epochs,
+    "igb": epochs,
+    "gradnorm": {} if settings.source == "representation" else norm_params,
+    # Of two tasks' entries nothing is left without the largest and smallest.
+    "trimmed_mean": {"trim": 0 if problem.num_tasks < 3 else 1},
   }.get(name, {})
 
 
@@ -99,4 +115,5 @@ def recipe(
     name,
     lambda point: build(num_tasks, **specific),
     np.zeros((1, 1)),
+    second_batch="second_grads" in examples.example(name, num_tasks)[1],
   )

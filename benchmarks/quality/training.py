@@ -57,6 +57,7 @@ class Recipe:
     point_is_preference: Whether the update takes the point as `preference`.
     conflicts: Whether to count them. Without, weights that are fixed take one
       backward pass.
+    second_batch: Whether the update takes the gradients of another batch.
   """
 
   label: str
@@ -64,6 +65,7 @@ class Recipe:
   points: np.ndarray
   point_is_preference: bool = False
   conflicts: bool = True
+  second_batch: bool = False
 
 
 @dataclasses.dataclass
@@ -238,13 +240,20 @@ def train(
   ) -> tuple[Carry, Seen]:
     tx = transformation(point, rate)
 
+    def grads_of_a_batch(params: Any, key: jax.Array) -> Any:
+      batch = sample_batch(key, train_set, settings.batch_size)
+      return losses_and_grads(params, batch)
+
     def step(carry: Carry, index: jax.Array) -> tuple[Carry, Seen]:
       params, state = carry
-      batch = sample_batch(
-        jax.random.fold_in(key, index), train_set, settings.batch_size
-      )
-      (losses, kpis), grads = losses_and_grads(params, batch)
+      key_of_step = jax.random.fold_in(key, index)
+      (losses, kpis), grads = grads_of_a_batch(params, key_of_step)
       extra = {"losses": losses, "kpis": kpis}
+      if recipe.second_batch:
+        _, second_grads = grads_of_a_batch(
+          params, jax.random.fold_in(key_of_step, 1)
+        )
+        extra["second_grads"] = second_grads
       if recipe.point_is_preference:
         extra["preference"] = point
       updates, state = tx.update(grads, state, params, **extra)

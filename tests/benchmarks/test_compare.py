@@ -2,11 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks.common.sweeps import sweep_weights
-from benchmarks.quality import compare, training
+from benchmarks.data import datasets
+from benchmarks.networks import trunk_and_heads
+from benchmarks.quality import compare, recipes, training
 
 pytest.importorskip("sklearn")
 
@@ -189,3 +192,13 @@ def test_sweep_weights_sum_to_the_number_of_tasks(num_tasks):
   # Sums of at most 7 float64 numbers below 7.
   assert abs(weights.sum(axis=1) - num_tasks).max() < 1e-14
   assert (weights > 0).all()
+
+
+def test_every_row_by_default_can_be_built():
+  # That each trains shows a run without --methods.
+  problem = trunk_and_heads.build(datasets.load("digits", None))
+  params = jax.eval_shape(problem.init, jax.random.key(0))
+  for name in compare.parse([]).names:
+    recipe = recipes.recipe(name, problem, training.Settings(), 3)
+    jax.eval_shape(recipe.build(recipe.points[0]).init, params)
+    assert recipe.second_batch == (name in ("modo", "sdmgrad"))
