@@ -78,7 +78,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   if args.held_out < 0:
     parser.error("--held-out must not be negative")
   if args.methods == ["all"]:
-    args.methods = [n for n in optax_mtl.METHODS if recipes.has_recipe(n)]
+    args.methods = [
+      n for n in optax_mtl.METHODS if n not in recipes.WITHOUT_ROW
+    ]
   options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   # The rows that let a reader judge the others come first.
   first = [recipes.SINGLE_TASK, recipes.EQUAL, recipes.SWEEP]

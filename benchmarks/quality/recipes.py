@@ -20,19 +20,13 @@ SWEEP = "fixed_weighting"
 #: Pareto MTL trains this many preferences at once, if there are two tasks.
 _NUM_PREFERENCES = 5
 
-#: Here all tasks count alike.
-_ONE_MAIN_TASK = ("bloop", "dcgd", "pcd")
-
-
-def has_recipe(name: str) -> bool:
-  """Whether a registered method can take part as it is.
-
-  Not where it needs what a training step here does not have, as the traces of
-  residuals, nor where one task is the main one and the others serve it.
-  """
-  _, needed = examples.example(name, 2)
-  passed = {"losses", "kpis", "preference", "second_grads"}
-  return set(needed) <= passed and name not in _ONE_MAIN_TASK
+#: Methods that cannot take part, and why.
+WITHOUT_ROW = {
+  "bloop": "one task is the main one, and here all count alike",
+  "dcgd": "one loss is the residual",
+  "ntk_weighting": "needs the traces of residuals",
+  "pcd": "one task is the primary one",
+}
 
 
 def _specific(
