@@ -5,11 +5,12 @@ checkpoint is kept for longer than a version. What differs is said by the names
 of the fields.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import jax
 
+from optax_mtl._tree_checks import names_difference
 from optax_mtl._version import __version__
 
 #: What to do about a state of another version; the end of each message.
@@ -21,24 +22,9 @@ _ADVICE = (
 )
 
 
-def _of(names: Iterable[str]) -> str:
-  return ", ".join(sorted(names))
-
-
-def difference(found: Iterable[str], wanted: Iterable[str]) -> str:
-  """What one lacks and what it has too much, in words; "" for nothing.
-
-  Args:
-    found: The names of the fields that came.
-    wanted: Those that there should be.
-  """
-  found, wanted = set(found), set(wanted)
-  words: list[str] = []
-  if wanted - found:
-    words.append(f"lacks {_of(wanted - found)}")
-  if found - wanted:
-    words.append(f"holds {_of(found - wanted)}, which is not known here")
-  return " and ".join(words)
+#: How many fields are named: more than any state has, but for one that keeps
+#: something for each leaf.
+_MOST = 12
 
 
 def paths(tree: Any) -> list[str]:
@@ -63,7 +49,7 @@ def check_memory(method: str, memory: Any, wanted: Any) -> None:
   found, structure = jax.tree.structure(memory), jax.tree.structure(wanted)
   if found == structure:
     return
-  differs = difference(paths(memory), paths(wanted))
+  differs = names_difference(paths(memory), paths(wanted), _MOST)
   raise TypeError(
     f"{method} was given the state of another method, of other settings or of "
     "another version of the package: its memory "
@@ -88,12 +74,12 @@ def check_kind(owner: str, state: Any, kind: type[Any]) -> None:
 
 def refuse(owner: str, state: Any, kind: type[Any]) -> NoReturn:
   """Raises for a state that is of another type than it has to be."""
-  fields: Iterable[str] | None = getattr(state, "_fields", None)
+  fields: Sequence[str] | None = getattr(state, "_fields", None)
   if isinstance(state, Mapping):
     fields = [str(name) for name in cast(Mapping[Any, Any], state)]
   differs = ""
   if fields is not None:
-    differs = difference(fields, getattr(kind, "_fields", ()))
+    differs = names_difference(fields, getattr(kind, "_fields", ()), _MOST)
   came = type(state).__name__ + (f", which {differs}" if differs else "")
   article = "an" if kind.__name__[0] in "AEIOU" else "a"
   raise TypeError(

@@ -1,6 +1,6 @@
 """Checks of trees, leaf by leaf, made while tracing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,27 +23,39 @@ def leaf_name(path: Any) -> str:
   return f"leaf {jax.tree_util.keystr(path)}" if path else "the only leaf"
 
 
+def names_difference(
+  found: Sequence[str], wanted: Sequence[str], most: int = 3
+) -> str:
+  """What one lacks and what it has too much, in words; "" for nothing.
+
+  Args:
+    found: The names that came.
+    wanted: Those that there should be.
+    most: How many names are said: a network has hundreds of leaves.
+  """
+  words: list[str] = []
+  for verb, one, other in (("lacks", wanted, found), ("has", found, wanted)):
+    alone = [name for name in one if name not in set(other)]
+    if alone:
+      more = f" and {len(alone) - most} more" if len(alone) > most else ""
+      words.append(f"{verb} {', '.join(alone[:most])}{more}")
+  return ", and ".join(words)
+
+
 def structure_difference(found: Any, wanted: Any) -> str:
   """How one tree differs from another in structure, in words for an error.
-
-  Of the leaves that only one has three are named: a network has hundreds.
 
   Args:
     found: The tree that came.
     wanted: The tree whose structure it should have.
   """
-  names = [
-    [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    for tree in (found, wanted)
-  ]
-  words: list[str] = []
-  for verb, one, other in (("lacks", *names[::-1]), ("has", *names)):
-    alone = [name for name in one if name not in set(other)]
-    if alone:
-      more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-      words.append(f"{verb} {', '.join(alone[:3])}{more}")
-  if words:
-    return ", and ".join(words)
+
+  def names(tree: Any) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [leaf_name(path) for path, _ in leaves]
+
+  if words := names_difference(names(found), names(wanted)):
+    return words
   structures = [str(jax.tree.structure(tree)) for tree in (found, wanted)]
   short = [s if len(s) <= 200 else f"{s[:200]}…" for s in structures]
   return f"has the same leaves in other containers, {short[0]} for {short[1]}"

@@ -111,9 +111,22 @@ def test_a_memory_of_another_version_is_refused_by_the_names_of_its_fields():
     tx.update(row.grads, older, params, **harness.extra_of(row))
   words = str(caught.value)
   assert f"optax_mtl {optax_mtl.__version__}" in words and "changelog" in words
-  assert "holds momentum, which is not known here" in words
+  assert "and has momentum." in words
   for field in state.memory._fields:
     assert field in words.partition("lacks")[2]
+
+
+@pytest.mark.as_users
+def test_a_memory_with_something_for_each_leaf_is_refused_in_few_words():
+  one, other = (
+    {f"{name}{i:03d}": jnp.zeros(2) for i in range(200)}
+    for name in ("one", "other")
+  )
+  tx = optax_mtl.bloop(2)
+  stacked = jax.tree.map(lambda leaf: jnp.zeros((2, *leaf.shape)), one)
+  with pytest.raises(TypeError, match="one011 and 188 more, and has") as caught:
+    tx.update(stacked, tx.init(other), one)
+  assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.as_users
