@@ -197,6 +197,8 @@ def test_finite_knows_large_from_infinite():
 @pytest.mark.parametrize("masked", [False, True])
 def test_combine(num_tasks, masked):
   shapes = {"scalar": (), "empty": (0,), "bias": (7,), "kernel": (3, 4, 5)}
+  # With more columns than are always combined by a call.
+  shapes["large"] = (4, 1031)
   tree = _tree(num_tasks, shapes, seed=5)
   tree["half"] = jnp.asarray(tree["kernel"]).astype(jnp.bfloat16)
   tree["complex"] = tree["bias"] + np.complex64(1j) * tree["bias"][:, ::-1]
