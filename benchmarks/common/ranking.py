@@ -5,7 +5,7 @@ params and see the same batches: what a seed does to all methods alike cancels.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy import stats
@@ -148,6 +148,30 @@ def standings(
       *paired(change[label] - change[equal]),
     )
   return result
+
+
+def best_first(
+  labels: Iterable[str], score: Callable[[str], float], first: Collection[str]
+) -> list[str]:
+  """The order of a table's rows.
+
+  Args:
+    labels: All of them, in the order in which they were trained.
+    score: Of a label; lower is better, and NaN is the worst.
+    first: Those that the others are read against: they stay where they are.
+
+  Returns:
+    Those, and the others behind them.
+
+  Example:
+    >>> best_first(["a", "b", "c"], {"b": 2.0, "c": 1.0}.__getitem__, ["a"])
+    ['a', 'c', 'b']
+  """
+  labels = list(labels)
+  others = [label for label in labels if label not in first]
+  return [label for label in labels if label in first] + sorted(
+    others, key=lambda label: np.nan_to_num(score(label), nan=np.inf)
+  )
 
 
 def verdicts(of: Mapping[str, Standing]) -> str:

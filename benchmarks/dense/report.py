@@ -51,7 +51,7 @@ class Row:
 
 
 def summarize(problem: Problem, runs: Runs) -> dict[str, Row]:
-  """The rows of the table, in the runs' order.
+  """The rows of the table: the baselines, and the others by Δm.
 
   Args:
     problem: What was trained.
@@ -70,17 +70,26 @@ def summarize(problem: Problem, runs: Runs) -> dict[str, Row]:
     reference=SWEEP if SWEEP in runs else None,
   )
   equal = runs[EQUAL]
+  delta_m = {
+    label: np.asarray(metrics.delta_m(run.test, baseline, up))
+    for label, run in runs.items()
+  }
+  labels = ranking.best_first(
+    runs,
+    lambda label: float(delta_m[label].mean()),
+    (SINGLE_TASK, EQUAL, SWEEP),
+  )
   return {
     label: Row(
       test=run.test,
-      delta_m=np.asarray(metrics.delta_m(run.test, baseline, up)),
+      delta_m=delta_m[label],
       standing=standings.get(label),
       time=run.seconds_per_step / equal.seconds_per_step,
       flops=run.flops / equal.flops,
       rate=run.rate,
       point=run.point,
     )
-    for label, run in runs.items()
+    for label, run in ((label, runs[label]) for label in labels)
   }
 
 

@@ -83,7 +83,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ]
   options.check_known(parser, "methods", args.methods, optax_mtl.METHODS)
   # The rows that let a reader judge the others come first.
-  first = [recipes.SINGLE_TASK, recipes.EQUAL, recipes.SWEEP]
+  first = list(recipes.BASELINES)
   args.names = first + [name for name in args.methods if name not in first]
   return args
 

@@ -16,6 +16,7 @@ from benchmarks.quality.training import Recipe, Settings
 SINGLE_TASK = "single_task"
 EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
+BASELINES = (SINGLE_TASK, EQUAL, SWEEP)
 
 #: Pareto MTL trains this many preferences at once, if there are two tasks.
 _NUM_PREFERENCES = 5

@@ -11,7 +11,13 @@ from rich.table import Table
 
 from benchmarks.common import output, page, ranking, tuning
 from benchmarks.data.dataset import Dataset
-from benchmarks.quality.recipes import EQUAL, SINGLE_TASK, SWEEP, Recipe
+from benchmarks.quality.recipes import (
+  BASELINES,
+  EQUAL,
+  SINGLE_TASK,
+  SWEEP,
+  Recipe,
+)
 from benchmarks.quality.training import Run
 from optax_mtl import metrics, plot
 
@@ -94,7 +100,7 @@ def _test_metrics(
 
 
 def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
-  """The rows of the table, in the order of the runs."""
+  """The rows of the table: the baselines, and the others by Δm."""
   values = {name: _test_metrics(dataset, runs, name) for name in runs}
   baseline = values[SINGLE_TASK][0].mean(axis=0)
   multi = {name: values[name][0] for name in runs if name != SINGLE_TASK}
@@ -107,17 +113,20 @@ def summarize(dataset: Dataset, runs: Runs) -> list[Row]:
       equal=EQUAL,
       reference=SWEEP if SWEEP in multi else None,
     )
+  means = {name: metric.mean(axis=0) for name, (metric, _) in values.items()}
+  delta_m = {
+    name: float(metrics.delta_m(mean, baseline, dataset.higher_is_better))
+    for name, mean in means.items()
+  }
   rows: list[Row] = []
-  for name, (metric, point) in values.items():
-    run = runs[name][1]
-    mean = metric.mean(axis=0)
-    change = metrics.delta_m(mean, baseline, dataset.higher_is_better)
+  for name in ranking.best_first(values, delta_m.__getitem__, BASELINES):
+    (metric, point), run = values[name], runs[name][1]
     rows.append(
       Row(
         label=name,
-        mean=mean,
+        mean=means[name],
         spread=metric.std(axis=0, ddof=1 if len(metric) > 1 else 0),
-        delta_m=float(change),
+        delta_m=delta_m[name],
         standing=standings.get(name),
         steps_per_second=run.steps_per_second,
         num_networks=run.tried.size * run.losses.shape[1],
