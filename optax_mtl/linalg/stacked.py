@@ -45,10 +45,10 @@ _UNROLL = 16
 _COMBINED_BY_CALL = 4096
 
 # From so many tasks on a call is the faster one for any leaf: 0.9 to 2 times as
-# fast with 48 tasks, 1.1 to 5 with 64, up to 10 with 128. XLA's own product with
-# a vector reads an entry of every task in turn, and where a leaf has a power of
-# two of columns all of these want the same places of the cache. With 17 to 32
-# tasks a call takes up to 1.4 times as long.
+# fast with 48 tasks, 1.1 to 5 with 64, up to 10 with 128. XLA's own product
+# with a vector reads an entry of every task in turn, and where a leaf has a
+# power of two of columns all of these want the same places of the cache. With
+# 17 to 32 tasks a call takes up to 1.4 times as long.
 _BY_CALL_FROM = 40
 
 
