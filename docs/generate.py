@@ -8,13 +8,10 @@ The Sphinx build calls `write_pages` for the method pages, and stops if
 """
 
 import argparse
-import functools
 import importlib
 import inspect
 import pathlib
-import re
 import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,7 +20,16 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import optax_mtl  # noqa: E402
-from docs.method_groups import DEVIATIONS, GROUPS, USERS  # noqa: E402
+from docs.method_groups import DEVIATIONS, ROOMS  # noqa: E402
+from docs.method_tables import (  # noqa: E402
+  COLUMNS,
+  built,
+  cost,
+  grouped,
+  methods_by_room,
+  needs,
+  table,
+)
 from docs.public_names import not_in  # noqa: E402
 from optax_mtl import _aliases, _registry  # noqa: E402
 
@@ -33,191 +39,6 @@ COMMAND = "make generate"
 
 _BEGIN = f"<!-- methods:begin (written by `{COMMAND}`) -->"
 _END = "<!-- methods:end -->"
-
-#: Room -> its heading, and what its methods have in common. In this order.
-ROOMS = {
-  "losses": (
-    "From the losses",
-    "The weights come from the losses, from other numbers of the tasks, or "
-    "from nothing at all. Nothing asks for the task gradients one by one, so "
-    "with the implicit source a step costs one backward pass, whatever the "
-    "number of tasks.",
-  ),
-  "gram": (
-    "From the Gram matrix",
-    "The weights come from the inner products of the task gradients, their "
-    "lengths or other numbers of each: with every source, that is one backward "
-    "pass a task, and with the representation source one through the heads "
-    "alone.",
-  ),
-  "gradients": (
-    "From the gradients themselves",
-    "The update is made from the gradients' entries, and there are no weights. "
-    "A method that needs all gradients at once has them stacked, whatever the "
-    "source.",
-  ),
-  "preference": (
-    "With a preference",
-    "The update takes a preference, and finds a solution that fits it on the "
-    "Pareto front. `vmap` over preferences trains a whole front at once.",
-  ),
-}
-
-#: How many tasks the methods are built for to see what they read.
-_NUM_TASKS = 3
-
-
-def methods_by_room() -> dict[str, list[Any]]:
-  """Room -> the package's methods, in the order of `ROOMS`, then by name.
-
-  A method that was registered from elsewhere has no room, and no page here.
-  """
-  functions = [f for f in optax_mtl.METHODS.values() if f.info.room]
-  unknown = {f.info.room for f in functions} - ROOMS.keys()
-  if unknown:
-    raise ValueError(
-      f"Rooms {sorted(unknown)} have no heading: add them to ROOMS in "
-      "docs/generate.py."
-    )
-  return {
-    room: sorted(
-      (f for f in functions if f.info.room == room), key=lambda f: f.info.name
-    )
-    for room in ROOMS
-  }
-
-
-@functools.cache
-def _built(function: Any) -> tuple[optax_mtl.Method, optax_mtl.Facts]:
-  """The method with its defaults, and what it reads; traced once."""
-  example = function.info.example(tuple(range(_NUM_TASKS)))
-  method = function(_NUM_TASKS, **example)
-  return method, optax_mtl.facts(method)
-
-
-def _needs(facts: optax_mtl.Facts) -> str:
-  names = [f"`{name}=`" for name in facts.needs]
-  names += [f"`{name}=` if there is one" for name in facts.optional]
-  return ", ".join(names) or "–"
-
-
-def _cost(facts: optax_mtl.Facts) -> str:
-  if facts.gram:
-    return "T + 1"
-  if facts.stacked:
-    return "T"
-  return str(facts.single + facts.sums) if facts.single else "1"
-
-
-def _summary(function: Any) -> str:
-  """The first sentence of the docstring, without its full stop."""
-  first, _, _ = inspect.getdoc(function).partition("\n\n")
-  return " ".join(first.split()).rstrip(".")
-
-
-def _link(info: optax_mtl.MethodInfo) -> str:
-  """The paper as a link; the part before the first semicolon."""
-  return f"[{info.paper.split(';')[0]}]({info.url})"
-
-
-def _paper(info: optax_mtl.MethodInfo) -> str:
-  """The authors, "et al." from three on, and the year, as a link."""
-  several = re.match(r"((?:[^,&]+, )*[^,&]+ & [^,]+), ", info.paper)
-  names = re.split(", | & ", several[1]) if several else []
-  authors = info.paper.split(", ")[0]
-  if names:
-    authors = " & ".join(names) if len(names) == 2 else f"{names[0]} et al."
-  found = re.search(r"\b(19|20)\d\d\b", info.paper.split(";")[0])
-  return f"[{authors}{f' {found[0]}' if found else ''}]({info.url})"
-
-
-#: What a method promises, in a word or two for a table.
-_PROMISES = {
-  "descends": "no loss rises",
-  "simplex": "weights on the simplex",
-  "positive_weights": "no negative weight",
-  "scale_equivariant": "scales along",
-}
-
-
-def _promises(info: optax_mtl.MethodInfo) -> str:
-  """The claims that tell methods apart; a simplex has no negative weight."""
-  claims = info.claims - (
-    {"positive_weights"} if "simplex" in info.claims else set()
-  )
-  return ", ".join(t for c, t in _PROMISES.items() if c in claims) or "–"
-
-
-#: Column -> what stands in it, of a method's information and facts.
-_COLUMNS: dict[str, Callable[[Any], str]] = {
-  "Paper": lambda f: _paper(f.info),
-  "What it does": _summary,
-  "Needs": lambda f: _needs(_built(f)[1]),
-  "Passes": lambda f: _cost(_built(f)[1]),
-  "Promises": lambda f: _promises(f.info),
-  "Weights sum to": lambda f: f.info.weights_sum,
-  "Differs": lambda f: (
-    f"[yes]({f.info.name}.md)" if f.info.name in DEVIATIONS else "–"
-  ),
-  "Who has it": lambda f: USERS.get(f.info.name, "–"),
-}
-
-_OF_README = ("Paper", "What it does", "Needs", "Passes", "Promises")
-
-
-def _rows(
-  names: Sequence[str],
-  columns: Sequence[str],
-  name: Callable[[str], str],
-  first: Sequence[str] = (),
-) -> list[str]:
-  """A table of methods; those to try first are numbered."""
-  rows = [
-    "| " + " | ".join(["", "Method", *columns]) + " |",
-    "|---" * (2 + len(columns)) + "|",
-  ]
-  for method in names:
-    function = optax_mtl.METHODS[method]
-    number = str(first.index(method) + 1) if method in first else ""
-    cells = [number, name(method), *(_COLUMNS[c](function) for c in columns)]
-    rows.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
-  return rows
-
-
-def check_groups() -> None:
-  """Raises if a method stands in no group or in two, or a name is unknown."""
-  known = {f.info.name for group in methods_by_room().values() for f in group}
-  named = [name for group in GROUPS for name in group.methods]
-  wrong = known ^ set(named) | {n for n in named if named.count(n) > 1}
-  wrong |= (DEVIATIONS.keys() | USERS.keys()) - known
-  if wrong:
-    raise ValueError(
-      f"{', '.join(sorted(wrong))}: docs/method_groups.py must have every "
-      "method of the package in one group of GROUPS, and no other name."
-    )
-
-
-def grouped(
-  columns: Sequence[str], name: Callable[[str], str], level: str
-) -> list[str]:
-  """Every method once, by the question that it answers."""
-  check_groups()
-  lines: list[str] = []
-  for group in GROUPS:
-    lines += [f"{level} {group.title}", "", group.text, ""]
-    lines += _rows(group.methods, columns, name, group.first)
-    lines.append("")
-  return lines
-
-
-def table() -> str:
-  """The README's tables."""
-  lines = grouped(
-    _OF_README,
-    lambda name: f"[`{name}`]({optax_mtl.METHODS[name].info.url})",
-    "###",
-  )
-  return "\n".join(lines).strip()
 
 
 def readme(text: str) -> str:
@@ -245,7 +66,7 @@ def _memories(function: Any) -> list[str]:
 
 def _state(function: Any) -> str:
   """What the method's state is, in words."""
-  rule = _built(function)[0].rule
+  rule = built(function)[0].rule
   if isinstance(rule, optax_mtl.UpdateRule):
     return f"`{type(rule.init({'w': jnp.ones(2)})).__name__}`, below"
   memory = rule.init()
@@ -265,11 +86,11 @@ def _passes(facts: optax_mtl.Facts) -> str:
     return (
       "T for the Gram matrix, and T - 1 forward-mode passes; 1 for the update"
     )
-  return "T, whose gradients are stacked" if facts.stacked else _cost(facts)
+  return "T, whose gradients are stacked" if facts.stacked else cost(facts)
 
 
 def _method_page(function: Any) -> str:
-  info, (_, facts) = function.info, _built(function)
+  info, (_, facts) = function.info, built(function)
   claims = [
     text for claim, text in _registry.CLAIMS.items() if claim in info.claims
   ]
@@ -280,7 +101,7 @@ def _method_page(function: Any) -> str:
     "",
     f"Reads\n: {ROOMS[info.room][0]}",
     "",
-    f"Extra args of `update`\n: {_needs(facts)}",
+    f"Extra args of `update`\n: {needs(facts)}",
     "",
     f"Backward passes with the implicit source\n: {_passes(facts)}",
     "",
@@ -341,7 +162,7 @@ def pages() -> dict[str, str]:
     "many results come from, does something else. *Who has it*: as far as we",
     "know.",
     "",
-    *grouped(tuple(_COLUMNS), lambda name: f"[`{name}`]({name}.md)", "##"),
+    *grouped(tuple(COLUMNS), lambda name: f"[`{name}`]({name}.md)", "##"),
     "## By what they read",
     "",
   ]

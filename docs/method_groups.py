@@ -105,6 +105,35 @@ GROUPS: tuple[Group, ...] = (
   ),
 )
 
+#: Room -> its heading, and what its methods have in common. In this order.
+ROOMS: dict[str, tuple[str, str]] = {
+  "losses": (
+    "From the losses",
+    "The weights come from the losses, from other numbers of the tasks, or "
+    "from nothing at all. Nothing asks for the task gradients one by one, so "
+    "with the implicit source a step costs one backward pass, whatever the "
+    "number of tasks.",
+  ),
+  "gram": (
+    "From the Gram matrix",
+    "The weights come from the inner products of the task gradients, their "
+    "lengths or other numbers of each: with every source, that is one backward "
+    "pass a task, and with the representation source one through the heads "
+    "alone.",
+  ),
+  "gradients": (
+    "From the gradients themselves",
+    "The update is made from the gradients' entries, and there are no weights. "
+    "A method that needs all gradients at once has them stacked, whatever the "
+    "source.",
+  ),
+  "preference": (
+    "With a preference",
+    "The update takes a preference, and finds a solution that fits it on the "
+    "Pareto front. `vmap` over preferences trains a whole front at once.",
+  ),
+}
+
 #: Method -> projects that ship it, as far as we know them.
 USERS: dict[str, str] = {
   "aligned_mtl": "LibMTL, TorchJD",

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import optax_mtl
-from docs import public_names
+from docs import method_tables, public_names
 from optax_mtl import _aliases, _registry
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -74,14 +74,15 @@ def test_methods_from_elsewhere_do_no_harm(monkeypatch):
 
 
 def test_rooms_without_a_heading_are_noticed(monkeypatch):
-  rooms = {k: v for k, v in generate.ROOMS.items() if k != "losses"}
-  monkeypatch.setattr(generate, "ROOMS", rooms)
+  rooms = {k: v for k, v in method_tables.ROOMS.items() if k != "losses"}
+  monkeypatch.setattr(method_tables, "ROOMS", rooms)
   with pytest.raises(ValueError, match=r"\['losses'\].*ROOMS"):
     generate.table()
 
 
 def test_a_method_without_a_group_is_noticed(monkeypatch):
-  monkeypatch.setattr(generate, "GROUPS", generate.GROUPS[1:])
+  groups = method_tables.GROUPS[1:]
+  monkeypatch.setattr(method_tables, "GROUPS", groups)
   with pytest.raises(ValueError, match="rlw: docs/method_groups.py must"):
     generate.table()
 
