@@ -88,6 +88,11 @@ LABELS = (
   "moco",
   "db_mtl",
   "excess_mtl",
+  "lr_annealing",
+  "db_pinn",
+  "m_config",
+  "median",
+  "trimmed_mean",
   "pareto_mtl",
 )
 
