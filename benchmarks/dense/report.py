@@ -217,12 +217,9 @@ def sentence(rows: Mapping[str, Row]) -> str:
 
 
 def focus(rows: Mapping[str, Row]) -> list[str]:
-  """The labels in colour: what methods are judged by, and the best of them."""
+  """The labels in colour: what methods are judged by, and the first of them."""
   first = [label for label in (SINGLE_TASK, EQUAL, SWEEP) if label in rows]
   others = [label for label in rows if label not in first]
-  others.sort(
-    key=lambda label: np.nan_to_num(rows[label].delta_m.mean(), nan=np.inf)
-  )
   return [*first, *others[:3]]
 
 
