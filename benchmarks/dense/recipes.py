@@ -155,6 +155,9 @@ def _arguments(
     return {"steps_per_epoch": epoch}
   if name == "gradnorm" and source != "representation":
     return {"norm_params": problem.model.last_shared}
+  if name == "trimmed_mean" and num_tasks < 3:
+    # Of two tasks' entries nothing is left without the largest and smallest.
+    return {"trim": 0}
   if name == "famo":
     # As in the authors' code.
     return {"max_norm": 1.0}
@@ -210,6 +213,9 @@ def recipe(label: str, problem: Problem, steps: int, epoch: int) -> Recipe:
       heads=heads,
       **optimizer,
     )
+  if name == "m_config":
+    # It is an Adam of its own.
+    optimizer = {"optimizer": optax.sgd}
   build = optax_mtl.METHODS[name]
   chosen: dict[str, Any] = {}
   for ending in endings:

@@ -45,6 +45,12 @@ def read(path: pathlib.Path) -> dict[str, ranking.Standing]:
   }
 
 
+def _cell(standing: ranking.Standing) -> str:
+  """The difference in two digits, or without decimals, and the verdict."""
+  by = standing.difference
+  return f"{by:+.{'0f' if abs(by) >= 10 else '2g'}} {standing.verdict}"
+
+
 def table(problems: Standings) -> list[list[str]]:
   """The rows: a method's difference to equal weights on each problem.
 
@@ -63,10 +69,7 @@ def table(problems: Standings) -> list[list[str]]:
     verdicts = [one.verdict for one in found if one is not None]
     if len(verdicts) < min(2, len(problems)):
       continue
-    cells = [
-      "–" if one is None else f"{one.difference:+.2g} {one.verdict}"
-      for one in found
-    ]
+    cells = ["–" if one is None else _cell(one) for one in found]
     better, even, worse = (
       verdicts.count(word) for word in ("better", "even", "worse")
     )

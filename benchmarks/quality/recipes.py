@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import optax
 
 import optax_mtl
 from benchmarks.common import examples
@@ -111,4 +112,6 @@ def recipe(
     lambda point: build(num_tasks, **specific),
     np.zeros((1, 1)),
     second_batch="second_grads" in examples.example(name, num_tasks)[1],
+    # It is an Adam of its own.
+    optimizer=optax.sgd if name == "m_config" else optax.adam,
   )

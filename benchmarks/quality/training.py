@@ -58,6 +58,7 @@ class Recipe:
     conflicts: Whether to count them. Without, weights that are fixed take one
       backward pass.
     second_batch: Whether the update takes the gradients of another batch.
+    optimizer: From the learning rate to what comes after the method.
   """
 
   label: str
@@ -66,6 +67,7 @@ class Recipe:
   point_is_preference: bool = False
   conflicts: bool = True
   second_batch: bool = False
+  optimizer: Callable[..., optax.GradientTransformation] = optax.adam
 
 
 @dataclasses.dataclass
@@ -221,7 +223,7 @@ def train(
     tx = recipe.build(point)
     if recipe.conflicts:
       tx = optax_mtl.track(tx, window=1)
-    return optax.chain(tx, optax.adam(rate))
+    return optax.chain(tx, recipe.optimizer(rate))
 
   def init_carry(params: Any, points: jax.Array, rates: jax.Array) -> Carry:
     def tile(leaf: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ def written(folder, rows):
 def test_counts_verdicts_and_puts_the_best_first(tmp_path, capsys):
   equal = {"equal_weighting": (0.0, 0.0)}
   one = {"a": (1.0, 0.5), "b": (-1.0, 2.0), "c": (-3.0, 1.0), "d": (-9.0, 1.0)}
-  two = {"a": (2.0, 0.5), "b": (-1.0, 0.5), "c": (-2.0, 1.0)}
+  two = {"a": (2.0, 0.5), "b": (-1.0, 0.5), "c": (-123.4, 1.0)}
   paths = [
     written(tmp_path / "one", equal | one),
     # As dense.compare writes it.
@@ -39,7 +39,7 @@ def test_counts_verdicts_and_puts_the_best_first(tmp_path, capsys):
   lines = capsys.readouterr().out.strip().splitlines()
   assert lines[0] == "| method | one | two | better / even / worse |"
   assert lines[2:] == [
-    "| c | -3 better | -2 better | 2 / 0 / 0 |",
+    "| c | -3 better | -123 better | 2 / 0 / 0 |",
     "| b | -1 even | -1 better | 1 / 1 / 0 |",
     "| a | +1 worse | +2 worse | 0 / 0 / 2 |",
   ]
