@@ -90,7 +90,6 @@ LABELS = (
   "excess_mtl",
   "lr_annealing",
   "db_pinn",
-  "m_config",
   "median",
   "trimmed_mean",
   "pareto_mtl",
@@ -213,9 +212,6 @@ def recipe(label: str, problem: Problem, steps: int, epoch: int) -> Recipe:
       heads=heads,
       **optimizer,
     )
-  if name == "m_config":
-    # It is an Adam of its own.
-    optimizer = {"optimizer": optax.sgd}
   build = optax_mtl.METHODS[name]
   chosen: dict[str, Any] = {}
   for ending in endings:

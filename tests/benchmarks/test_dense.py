@@ -203,8 +203,7 @@ def test_every_row_has_a_recipe(small, label):
   assert shapes_of(jax.eval_shape(update, point)) == shapes_of(params)
   assert recipe.heads == ("weighted" if "weighted" in label else "sum")
   assert (recipe.source == "representation") == ("-ub" in label)
-  adam = "-sgd" not in label and label != "m_config"
-  assert (recipe.optimizer is optax.adam) == adam
+  assert (recipe.optimizer is optax.adam) == ("-sgd" not in label)
   assert (recipe.rate_factor == 1) == ("-sgd" not in label)
 
 
