@@ -65,11 +65,6 @@ def _summary(function: Any) -> str:
   return " ".join(first.split()).rstrip(".")
 
 
-def _link(info: optax_mtl.MethodInfo) -> str:
-  """The paper as a link; the part before the first semicolon."""
-  return f"[{info.paper.split(';')[0]}]({info.url})"
-
-
 def _paper(info: optax_mtl.MethodInfo) -> str:
   """The authors, "et al." from three on, and the year, as a link."""
   several = re.match(r"((?:[^,&]+, )*[^,&]+ & [^,]+), ", info.paper)

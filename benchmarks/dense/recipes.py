@@ -21,6 +21,7 @@ from benchmarks.dense.problem import Heads, Problem, Source
 SINGLE_TASK = "single_task"
 EQUAL = "equal_weighting"
 SWEEP = "fixed_weighting"
+BASELINES = (SINGLE_TASK, EQUAL, SWEEP)
 
 #: Ending of a label -> arguments of the method that it stands for.
 _ARGUMENTS: Mapping[str, Mapping[str, Any]] = {

@@ -12,7 +12,7 @@ from benchmarks.common import output, page, ranking, tuning
 from benchmarks.common.ranking import Standing
 from benchmarks.dense import pictures, tasks
 from benchmarks.dense.problem import MISSING, Problem
-from benchmarks.dense.recipes import EQUAL, SINGLE_TASK, SWEEP
+from benchmarks.dense.recipes import BASELINES, EQUAL, SINGLE_TASK, SWEEP
 from benchmarks.dense.trainer import Settings
 from benchmarks.dense.training import Run
 from optax_mtl import metrics
@@ -75,9 +75,7 @@ def summarize(problem: Problem, runs: Runs) -> dict[str, Row]:
     for label, run in runs.items()
   }
   labels = ranking.best_first(
-    runs,
-    lambda label: float(delta_m[label].mean()),
-    (SINGLE_TASK, EQUAL, SWEEP),
+    runs, lambda label: float(delta_m[label].mean()), BASELINES
   )
   return {
     label: Row(
@@ -89,7 +87,8 @@ def summarize(problem: Problem, runs: Runs) -> dict[str, Row]:
       rate=run.rate,
       point=run.point,
     )
-    for label, run in ((label, runs[label]) for label in labels)
+    for label in labels
+    for run in (runs[label],)
   }
 
 
@@ -218,7 +217,7 @@ def sentence(rows: Mapping[str, Row]) -> str:
 
 def focus(rows: Mapping[str, Row]) -> list[str]:
   """The labels in colour: what methods are judged by, and the first of them."""
-  first = [label for label in (SINGLE_TASK, EQUAL, SWEEP) if label in rows]
+  first = [label for label in BASELINES if label in rows]
   others = [label for label in rows if label not in first]
   return [*first, *others[:3]]
 

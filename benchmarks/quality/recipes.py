@@ -1,6 +1,5 @@
 """How each registered method is set up for a comparison."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,26 +33,17 @@ WITHOUT_ROW = {
 def _specific(
   name: str, problem: Problem, settings: Settings
 ) -> Mapping[str, Any]:
-  """What a method has to be told about the problem; else its defaults hold.
-
-  What has no default and is not about the problem is as in the method's
-  registration.
-  """
-  build = optax_mtl.METHODS[name]
-  example = build.info.example(tuple(range(problem.num_tasks)))
-  required = {
-    key: example[key]
-    for key, parameter in inspect.signature(build).parameters.items()
-    if parameter.default is parameter.empty and key in example
-  }
+  """What a method has to be told about the problem; else its defaults hold."""
   steps_per_epoch = len(problem.dataset.train["y"]) // settings.batch_size
   epochs = {"steps_per_epoch": max(1, steps_per_epoch)}
   norm_params = {"norm_params": problem.last_shared_mask}
-  return required | {
+  return {
     "uncertainty_weighting": {"kind": problem.dataset.task_kinds},
     "dwa": epochs,
     "igb": epochs,
     "gradnorm": {} if settings.source == "representation" else norm_params,
+    # No task lies.
+    "krum": {"num_byzantine": 0},
     # Of two tasks' entries nothing is left without the largest and smallest.
     "trimmed_mean": {"trim": 0 if problem.num_tasks < 3 else 1},
   }.get(name, {})
