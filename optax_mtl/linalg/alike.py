@@ -13,10 +13,6 @@ import jax.numpy as jnp
 
 from optax_mtl import _jax_internals
 
-#: Arrays of at most so many entries are worth copying next to others: that
-#: takes microseconds, less than a kernel of their own.
-SMALL = 1 << 14
-
 # A stack has at most so many entries: it stays in the cache, where a copy of
 # it costs least, and memory is bounded.
 _MOST = 1 << 19
@@ -35,10 +31,10 @@ def stack(arrays: Sequence[jax.Array]) -> jax.Array:
     arrays: Arrays of one shape and dtype, at least one.
 
   Returns:
-    Array [n, *shape]; one array alone is not copied.
+    Array [n, *shape]; an array alone is that array.
   """
   if len(arrays) == 1:
-    return arrays[0][None]
+    return arrays[0]
   tiny = arrays[0].size * arrays[0].dtype.itemsize < _WRITTEN_OUT
   if not tiny or len(arrays) <= _TOGETHER:
     return jnp.stack(arrays)
@@ -72,7 +68,7 @@ def kinds(arrays: Sequence[jax.Array]) -> list[list[int]]:
   return list(found.values())
 
 
-def alike(arrays: Sequence[jax.Array], small: int = SMALL) -> list[list[int]]:
+def alike(arrays: Sequence[jax.Array], small: int) -> list[list[int]]:
   """Which arrays may be stacked: the positions of small ones of one kind.
 
   Args:
@@ -84,7 +80,7 @@ def alike(arrays: Sequence[jax.Array], small: int = SMALL) -> list[list[int]]:
 
   Example:
     >>> import jax.numpy as jnp
-    >>> alike([jnp.ones((3, 4)), jnp.ones(4), jnp.ones((3, 4))])
+    >>> alike([jnp.ones((3, 4)), jnp.ones(4), jnp.ones((3, 4))], small=100)
     [[0, 2], [1]]
   """
   groups: list[list[int]] = []
@@ -94,29 +90,3 @@ def alike(arrays: Sequence[jax.Array], small: int = SMALL) -> list[list[int]]:
     groups += [same[at : at + most] for at in range(0, len(same), most)]
   return groups
 
-
-def stack_alike(
-  arrays: Sequence[jax.Array], small: int = SMALL
-) -> list[jax.Array]:
-  """The same entries in fewer arrays: small ones of one kind are stacked.
-
-  For what does not depend on where an entry stands. To copy arrays of one shape
-  behind one another compiles in a tenth of the time that it takes to put arrays
-  of any shape side by side; and networks have leaves of few shapes.
-
-  Args:
-    arrays: Arrays of any shapes and dtypes.
-    small: How many entries an array may have that is stacked with others.
-
-  Returns:
-    Arrays [n, *shape], n of one kind each; 1 of those that are larger, which
-    are not copied.
-
-  Example:
-    >>> import jax.numpy as jnp
-    >>> leaves = [jnp.ones((3, 4)), jnp.ones(4), jnp.ones((3, 4))]
-    >>> [stack.shape for stack in stack_alike(leaves)]
-    [(2, 3, 4), (1, 4)]
-  """
-  groups = alike(arrays, small)
-  return [stack([arrays[at] for at in group]) for group in groups]
