@@ -89,4 +89,3 @@ def alike(arrays: Sequence[jax.Array], small: int) -> list[list[int]]:
     most = max(1, _MOST // max(1, size)) if size <= small else 1
     groups += [same[at : at + most] for at in range(0, len(same), most)]
   return groups
-
