@@ -53,6 +53,10 @@ _DIRECT = 1 << 19
 # times as long; to compile, a product of a stack takes as long as one of each.
 _STACKED = 128
 
+# For products with one gradient XLA compiles code for each leaf, and calls a
+# library for two stacks: leaves of at most this many columns are stacked.
+_STACKED_FOR_ONE = 4096
+
 # Columns of a block whose squares are summed: of ten tasks it stays in the
 # cache. They are summed in so many lanes, which vectorizes.
 _SQUARED = 1 << 14
@@ -254,7 +258,9 @@ def gram(*leaves: jax.Array, num_tasks: int) -> jax.Array:
       continue
     rests += real_parts(rows[:, whole:])
   for group in alike(rests, num_tasks * _STACKED):
-    total = total + _product(stack([rests[at] for at in group]))
+    product = _product(stack([rests[at] for at in group]))
+    # As in `stacked.py`: quicker to trace than `+`.
+    total = jax.lax.add(total, product)
   if num_tasks > _PAIRS:
     if large:
       total += _sum_over(large, num_tasks, columns, axes, _product)
@@ -327,7 +333,8 @@ def cross_gram(
     for flat, _ in (_flat(leaves, num_tasks), _flat(others, columns))
   )
   total = jnp.zeros((num_tasks, columns), dtype)
-  for group in alike(left, num_tasks * _STACKED):
+  most = _STACKED_FOR_ONE if min(num_tasks, columns) == 1 else _STACKED
+  for group in alike(left, num_tasks * most):
     pair = (stack([side[at] for at in group]) for side in (left, right))
-    total = total + _product(*pair)
+    total = jax.lax.add(total, _product(*pair))
   return total

@@ -332,6 +332,14 @@ def test_many_small_leaves_share_their_code():
   assert compiled(leaves)[1].tolist() == [squares, squares]
 
 
+def test_leaves_of_widths_of_their_own_are_not_copied():
+  """A stack of one compiles for fifty milliseconds, and a network has many."""
+  leaves = [jnp.ones((3, 5 + n)) for n in range(20)]
+  text = jax.jit(lambda x: cpu.gram(*x, num_tasks=3)).lower(leaves).as_text()
+  assert text.count("dot_general") == len(leaves)
+  assert not re.findall(r"concatenate|tensor<1x3x", text)
+
+
 def test_stacks_hold_each_entry_once():
   sizes = [3, 3, 5, 3] + [5] * 40 + [300] * 2
   arrays = [jnp.full((n,), i, jnp.float32) for i, n in enumerate(sizes)]
