@@ -24,18 +24,26 @@ from benchmarks.common import options, output, timing
 from benchmarks.common.examples import example
 
 
-def leaf_shapes(leaves: int) -> list[tuple[int, ...]]:
-  """A deep network's: a matrix, a bias, a scale and an offset per layer."""
+def leaf_shapes(leaves: int, own_widths: bool = False) -> list[tuple[int, ...]]:
+  """A deep network's: a matrix, a bias, a scale and an offset per layer.
+
+  With `own_widths` vectors, no two of one length: nothing is compiled once for
+  several of them.
+  """
+  if own_widths:
+    return [(5 + index,) for index in range(leaves)]
   layer = [(64, 64), (64,), (64,), (64,)]
   return [layer[index % 4] for index in range(leaves)]
 
 
-def inputs(num_tasks: int, leaves: int) -> tuple[Any, Any]:
+def inputs(
+  num_tasks: int, leaves: int, own_widths: bool = False
+) -> tuple[Any, Any]:
   """Stacked task gradients and params."""
   rng = np.random.default_rng(0)
   params: dict[str, jax.Array] = {}
   grads: dict[str, jax.Array] = {}
-  for index, shape in enumerate(leaf_shapes(leaves)):
+  for index, shape in enumerate(leaf_shapes(leaves, own_widths)):
     name = f"leaf_{index:03d}"
     params[name] = jnp.asarray(np.zeros(shape, np.float32))
     grads[name] = jnp.asarray(
@@ -100,6 +108,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
   add("--methods", type=options.words, default=names, help="of these")
   add("--tasks", type=options.numbers, default="10", help="T")
   add("--leaves", type=int, default=200, help="of the tree")
+  add("--own-widths", action="store_true", help="no two leaves of one shape")
   add("--limit", type=float, default=2.0, help="seconds, marked above")
   options.add_out(parser, "compile_time")
   args = parser.parse_args(argv)
@@ -118,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   measure("equal_weighting", 2, *inputs(2, 2))
   try:
     for name, num_tasks in track(cases, "compiling", console=console):
-      rows.append(measure(name, num_tasks, *inputs(num_tasks, args.leaves)))
+      tree = inputs(num_tasks, args.leaves, args.own_widths)
+      rows.append(measure(name, num_tasks, *tree))
   except KeyboardInterrupt:
     console.print(f"[yellow]Stopped after {len(rows)} of {len(cases)}.")
   console.print(table(rows, args.leaves, args.limit))
