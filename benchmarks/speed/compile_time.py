@@ -132,7 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     console.print(f"[yellow]Stopped after {len(rows)} of {len(cases)}.")
   console.print(table(rows, args.leaves, args.limit))
-  data = {"machine": machine, "leaves": args.leaves, "rows": rows}
+  data = {
+    "machine": machine,
+    "leaves": args.leaves,
+    "own_widths": args.own_widths,
+    "rows": rows,
+  }
   output.say_wrote(output.write(args.out, "compile_time", data))
   return 0
 
